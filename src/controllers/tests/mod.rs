@@ -1,0 +1,2 @@
+//! What the tests of all controllers share.
+pub(super) mod world;

@@ -1,0 +1,115 @@
+//! One daemon a name: a lock that the kernel lets go of when the daemon ends, however it ends.
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Held for as long as it lives.
+pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+
+/// Takes the lock and writes our process id into it. A holder that is dying (killed, but its threads not gone yet) is
+/// waited for.
+///
+/// Errors: somebody has it; the message says who.
+pub fn take(path: &Path, what: &str) -> Result<Lock> {
+    let mut file = open(path)?;
+    while is_dying(path) {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            // Nobody else may write between the lock and the id: keep it from here on.
+            Ok(lock) => return owned(lock),
+            Err((back, Errno::EINTR)) => file = back,
+            Err((_, errno)) => {
+                return Err(errno).with_context(|| format!("locking {}", path.display()));
+            }
+        }
+    }
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => owned(lock),
+        Err((_, Errno::EWOULDBLOCK)) => bail!("{what} is in use by process {}", holder(path).unwrap_or_default()),
+        Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+fn owned(mut lock: Flock<File>) -> Result<Lock> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())?;
+    Ok(Lock(lock))
+}
+
+/// Whether the process named in the file has ended but for its last threads: its main thread is a zombie, the kernel
+/// still closes its files.
+fn is_dying(path: &Path) -> bool {
+    let Some(pid) = holder(path) else {
+        return false;
+    };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+}
+
+/// Takes the lock of a directory when it is free: among those who use it, one at a time.
+pub async fn directory(path: &Path) -> Result<Lock> {
+    let path = path.to_owned();
+    let taken = tokio::task::spawn_blocking(move || {
+        let file = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(lock) => Ok(Lock(lock)),
+            Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
+        }
+    });
+    taken.await?
+}
+
+/// Waits until nobody has the lock; returns at once if there is no such file. Blocks the thread.
+pub fn wait_free(path: &Path) -> Result<()> {
+    let Ok(file) = File::open(path) else {
+        return Ok(());
+    };
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(_) => Ok(()),
+        Err((_, errno)) => Err(errno).with_context(|| format!("waiting for {}", path.display())),
+    }
+}
+
+/// Process id of who holds the lock; none when it is free.
+pub fn held_by(path: &Path) -> Option<i32> {
+    let file = File::open(path).ok()?;
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Err((_, Errno::EWOULDBLOCK)) => holder(path)?.parse().ok(),
+        _ => None,
+    }
+}
+
+fn holder(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn open(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.with_context(|| format!("opening {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_taker_is_told_who_was_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        assert_eq!(held_by(&path), None);
+        let first = take(&path, "cluster x").unwrap();
+        let error = take(&path, "cluster x").err().unwrap().to_string();
+        assert_eq!(error, format!("cluster x is in use by process {}", std::process::id()));
+        assert_eq!(held_by(&path), Some(std::process::id() as i32));
+        drop(first);
+        assert_eq!(held_by(&path), None);
+        take(&path, "cluster x").unwrap();
+    }
+}

@@ -1,0 +1,3 @@
+//! What stands behind an object.
+pub mod doctor;
+pub mod xray;

@@ -1,0 +1,94 @@
+//! Spreading: pods of one kind apart from each other; by the pod's own constraints, or else by its owner.
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+
+use super::{Check, Cluster, NodeInfo, PodInfo, Refusal, Started, affinity::Term, scale};
+use crate::client::meta_labels;
+
+/// Refuses nodes in crowded domains (`DoNotSchedule`) and prefers empty ones (`ScheduleAnyway`, and by default the
+/// nodes with fewest pods of the same owner).
+pub(super) fn start<'a>(pod: &'a PodInfo, cluster: &'a Cluster) -> Started<'a> {
+    let constraints = pod.spec()?.topology_spread_constraints.as_deref().unwrap_or_default();
+    if constraints.is_empty() {
+        let owner = pod.owner.as_deref()?;
+        return Some(Box::new(BySibling(owner)));
+    }
+    let constraints = constraints.iter().map(|constraint| Constraint::new(constraint, pod, cluster)).collect();
+    Some(Box::new(ByConstraints(constraints)))
+}
+
+/// The default: siblings of one owner spread over nodes.
+struct BySibling<'a>(&'a str);
+
+impl Check for BySibling<'_> {
+    fn score(&self, node: &NodeInfo) -> Option<i64> {
+        Some(node.by_owner.get(self.0).copied().unwrap_or(0))
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        scale(scores, true);
+    }
+}
+
+struct ByConstraints(Vec<Constraint>);
+
+struct Constraint {
+    term: Term,
+    counts: BTreeMap<String, i64>,
+    least: i64,
+    max_skew: i64,
+    /// The pod itself counts where it goes, if it is selected.
+    own: i64,
+    hard: bool,
+}
+
+impl Constraint {
+    fn new(constraint: &TopologySpreadConstraint, pod: &PodInfo, cluster: &Cluster) -> Self {
+        let labels = meta_labels(&pod.pod.metadata);
+        let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+        let selector = constraint.label_selector.as_ref();
+        let term = Term::of_labels(&constraint.topology_key, selector, keys, labels, &pod.key.namespace);
+        let counts = term.count(cluster);
+        let domains = i64::try_from(counts.len()).unwrap_or(i64::MAX);
+        let enough = domains >= constraint.min_domains.map_or(1, i64::from);
+        Self {
+            least: if enough { counts.values().copied().min().unwrap_or(0) } else { 0 },
+            own: i64::from(term.selects(&pod.pod)),
+            max_skew: i64::from(constraint.max_skew),
+            hard: constraint.when_unsatisfiable == "DoNotSchedule",
+            counts,
+            term,
+        }
+    }
+
+    fn count(&self, node: &NodeInfo) -> Option<i64> {
+        self.counts.get(node.label(&self.term.topology)?).copied()
+    }
+}
+
+impl Check for ByConstraints {
+    fn filter(&self, node: &NodeInfo) -> Result<(), Refusal> {
+        for constraint in self.0.iter().filter(|constraint| constraint.hard) {
+            let Some(count) = constraint.count(node) else {
+                return Err(Refusal::hopeless(
+                    "node(s) didn't match pod topology spread constraints (missing required label)",
+                ));
+            };
+            if count + constraint.own - constraint.least > constraint.max_skew {
+                return Err(Refusal::now(vec!["node(s) didn't match pod topology spread constraints".into()]));
+            }
+        }
+        Ok(())
+    }
+
+    fn score(&self, node: &NodeInfo) -> Option<i64> {
+        let mut soft = self.0.iter().filter(|constraint| !constraint.hard).peekable();
+        soft.peek()?;
+        Some(soft.map(|constraint| constraint.count(node).unwrap_or(0)).sum())
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        scale(scores, true);
+    }
+}

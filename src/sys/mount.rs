@@ -1,0 +1,119 @@
+//! The mount calls that work on descriptors: a tree is cloned, given its flags, and attached where it belongs.
+//! `mount(2)` would need three steps and would follow a symlink planted by an image.
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Bits of [`MountAttr::set`] and `clear`, from <linux/mount.h>.
+pub mod attr {
+    pub const RDONLY: u64 = 0x1;
+    pub const NOSUID: u64 = 0x2;
+    pub const NODEV: u64 = 0x4;
+    pub const NOEXEC: u64 = 0x8;
+    pub const NOATIME: u64 = 0x10;
+    /// The bits that say how access times are kept; to be cleared whenever one of them is set.
+    pub const ATIME: u64 = 0x70;
+    pub const NODIRATIME: u64 = 0x80;
+}
+
+// From <linux/mount.h>; libc has them for other systems only.
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x4;
+const MOVE_MOUNT_T_SYMLINKS: libc::c_uint = 0x10;
+
+/// `struct mount_attr` of <linux/mount.h>.
+#[repr(C)]
+struct RawAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Flags of a mount, as `mount_setattr` takes them (`MOUNT_ATTR_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MountAttr {
+    /// Bits to set.
+    pub set: u64,
+    /// Bits to clear.
+    pub clear: u64,
+    /// `MS_PRIVATE`, `MS_SLAVE` or 0 for unchanged.
+    pub propagation: u64,
+    /// Apply to everything mounted below as well.
+    pub recursive: bool,
+}
+
+fn path_arg(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// A private copy of what is mounted at `source` (a directory or a single file), attached nowhere yet.
+pub fn bind_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let source = path_arg(source)?;
+    let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as u32;
+    }
+    // SAFETY: `source` is a NUL-terminated string that outlives the call; the rest are integers.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attach a tree from [`bind_tree`] on top of `target`.
+pub fn move_tree(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    let target = path_arg(target)?;
+    // SAFETY: a live descriptor with an empty path (allowed by the flag), a NUL-terminated string, integers.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS,
+        )
+    };
+    match done {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Change the flags of a tree from [`bind_tree`].
+pub fn set_tree_attr(tree: BorrowedFd<'_>, attr: MountAttr) -> io::Result<()> {
+    mount_setattr(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH, attr)
+}
+
+/// Change the flags of what is mounted at `path`.
+pub fn set_attr(path: &Path, attr: MountAttr) -> io::Result<()> {
+    mount_setattr(libc::AT_FDCWD, &path_arg(path)?, 0, attr)
+}
+
+fn mount_setattr(dir: i32, path: &std::ffi::CStr, mut flags: i32, attr: MountAttr) -> io::Result<()> {
+    if attr.recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    let arg = RawAttr { set: attr.set, clear: attr.clear, propagation: attr.propagation, userns_fd: 0 };
+    // SAFETY: `path` is NUL-terminated and `arg` is as long as is said; both outlive the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, &raw const arg, size_of::<RawAttr>())
+    };
+    match done {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Is the root of a tree a directory (and not a single file)?
+pub fn is_dir(tree: BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = nix::sys::stat::fstat(tree.as_raw_fd())?;
+    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
