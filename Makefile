@@ -39,6 +39,8 @@ lint: ## formatting, clippy, documentation, style
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --no-deps --document-private-items
 	if command -v vagrant >/dev/null; then # Debian's will do; the providers need not be there
 		for dir in . packaging/three-machines; do (cd "$$dir" && vagrant validate --ignore-provider >/dev/null); done
+	else
+		echo "no vagrant here: the Vagrantfiles are not validated" >&2
 	fi
 
 unit: ## unit tests and style only

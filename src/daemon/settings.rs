@@ -64,14 +64,10 @@ impl Size {
     /// Errors: it cannot be shared out.
     fn disk(&self, data: &Path) -> Result<Option<(u64, u64, u64)>> {
         let Some(rate) = self.disk_bandwidth else { return Ok(None) };
-        ensure!(v2()?, "--node-disk-bandwidth: io.max needs cgroup v2, which this host does not have");
+        ensure!(cgroup::unified()?, "--node-disk-bandwidth: io.max needs cgroup v2, which this host does not have");
         let (major, minor) = disk(data).context("--node-disk-bandwidth")?;
         Ok(Some((major, minor, rate)))
     }
-}
-
-fn v2() -> Result<bool> {
-    Ok(matches!(cgroup::layout()?, cgroup::Layout::V2 { .. }))
 }
 
 impl Options {
@@ -79,7 +75,7 @@ impl Options {
     pub fn check(&self, data: &Path) -> Result<()> {
         let qos =
             "--feature-gates MemoryQoS=true: memory.min and memory.high need cgroup v2, which this host does not have";
-        ensure!(!self.memory_qos || v2()?, qos);
+        ensure!(!self.memory_qos || cgroup::unified()?, qos);
         self.size.disk(data).map(drop)
     }
 }
@@ -110,7 +106,7 @@ impl NodeSetting {
     ///
     /// Errors: the disk cannot be shared out.
     pub fn parts(&self, data: &Path) -> Result<Parts> {
-        let host = if v2()? { cgroup::processors()? } else { Vec::new() };
+        let host = if cgroup::unified()? { cgroup::processors()? } else { Vec::new() };
         Ok(Parts { cpus: processors(self.index, self.size.cpu_milli, &host), disk: self.size.disk(data)? })
     }
 }

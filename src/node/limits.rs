@@ -9,7 +9,7 @@
 //! ```
 use super::{Capacity, Node, resources, spec};
 use crate::client::{self, Plan, Reconcile};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, cgroup};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use oci_spec::runtime::LinuxResources;
@@ -32,8 +32,14 @@ pub struct Parts {
 /// Limits by path below the node's own cgroup, which is the empty one.
 pub type Limits = BTreeMap<&'static str, Value>;
 
-/// What the cgroups of a node with these pods should be limited to. Pure.
-pub fn limits<'a>(capacity: &Capacity, parts: &Parts, pods: impl Iterator<Item = &'a Pod>, memory_qos: bool) -> Limits {
+/// What the cgroups of a node with these pods should be limited to. Whether memory is to be held back for them
+/// (MemoryQoS) is asked on cgroup v2 only; an answer of no takes back an earlier yes. Pure.
+pub fn limits<'a>(
+    capacity: &Capacity,
+    parts: &Parts,
+    pods: impl Iterator<Item = &'a Pod>,
+    memory_qos: Option<bool>,
+) -> Limits {
     let (mut burstable_milli, mut burstable_bytes, mut all_bytes) = (0, 0, 0);
     for pod in pods.filter(|pod| !matches!(spec::phase(pod), "Succeeded" | "Failed")) {
         let bytes = resources::pod_request(pod, "memory") / 1_000_000_000;
@@ -59,9 +65,10 @@ pub fn limits<'a>(capacity: &Capacity, parts: &Parts, pods: impl Iterator<Item =
     }
     let mut kubepods = json!({"cpu": {"shares": resources::shares(milli as i64)}, "memory": memory});
     let mut burstable = json!({"cpu": {"shares": resources::shares(burstable_milli as i64)}});
-    if memory_qos {
-        kubepods["unified"] = json!({"memory.min": all_bytes.to_string()});
-        burstable["unified"] = json!({"memory.min": burstable_bytes.to_string()});
+    if let Some(on) = memory_qos {
+        let held = |bytes: i128| json!({"memory.min": if on { bytes } else { 0 }.to_string()});
+        kubepods["unified"] = held(all_bytes);
+        burstable["unified"] = held(burstable_bytes);
     }
     let besteffort = json!({"cpu": {"shares": resources::shares(0)}});
     Limits::from([
@@ -82,6 +89,12 @@ pub fn processors(index: u32, cpu_milli: u64, host: &[u32]) -> Option<String> {
     let mut mine: Vec<u32> = (first..first + wanted).map(|at| host[at % host.len()]).collect();
     mine.sort_unstable();
     Some(mine.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
+}
+
+/// What is to be written: limits that differ from those written last. Pure.
+fn changes(wanted: &Limits, written: &Limits) -> Plan<(&'static str, Value)> {
+    let changed = wanted.iter().filter(|(path, limits)| written.get(*path) != Some(limits));
+    Plan::of(changed.map(|(path, limits)| (*path, limits.clone())).collect())
 }
 
 /// Keeps the limits as the pods want them. The one key stands for the node.
@@ -111,13 +124,13 @@ impl Reconcile for Limiter {
     async fn observe(&self, (): &()) -> client::Result<Self::View> {
         let config = &self.node.config;
         let pods = self.node.pods.lock();
-        let wanted = limits(&config.capacity, &config.parts, pods.values().map(|entry| &*entry.pod), config.memory_qos);
+        let memory_qos = cgroup::unified().map_err(client::Error::step)?.then_some(config.memory_qos);
+        let wanted = limits(&config.capacity, &config.parts, pods.values().map(|entry| &*entry.pod), memory_qos);
         Ok((wanted, self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()))
     }
 
     fn plan(&self, (): &(), (wanted, written): &Self::View, _: Timestamp) -> Plan<Self::Step> {
-        let changed = wanted.iter().filter(|(path, limits)| written.get(*path) != Some(limits));
-        Plan::of(changed.map(|(path, limits)| (*path, limits.clone())).collect())
+        changes(wanted, written)
     }
 
     async fn perform(&self, (): &(), (path, limits): &Self::Step) -> client::Result<()> {
@@ -152,7 +165,7 @@ mod tests {
             pod(json!({}), "Running"),
         ];
         let parts = Parts { cpus: Some("0,1".into()), disk: Some((8, 0, 4096)) };
-        let rows = limits(&CAPACITY, &parts, pods.iter(), true);
+        let rows = limits(&CAPACITY, &parts, pods.iter(), Some(true));
         let node = &rows[""];
         assert_eq!(node["cpu"], json!({"shares": 1536, "quota": 150_000, "period": 100_000, "cpus": "0,1"}));
         assert_eq!(node["blockIO"]["throttleWriteBpsDevice"][0]["rate"], 4096);
@@ -163,6 +176,28 @@ mod tests {
         for limits in rows.values() {
             serde_json::from_value::<LinuxResources>(limits.clone()).unwrap();
         }
+    }
+
+    #[test]
+    fn a_second_plan_is_empty_and_a_switch_is_taken_back() {
+        let asks = json!({"requests": {"memory": "1Mi"}});
+        let of = |pods: &[Pod], qos| limits(&CAPACITY, &Parts::default(), pods.iter(), qos);
+        let mut written = Limits::new();
+        let mut apply = |wanted: &Limits| {
+            let plan = changes(wanted, &written);
+            let paths: Vec<_> = plan.steps.iter().map(|(path, _)| *path).collect();
+            written.extend(plan.steps);
+            assert_eq!(changes(wanted, &written).steps, []);
+            paths
+        };
+        assert_eq!(apply(&of(&[], Some(false))), ["", "kubepods", "kubepods/besteffort", "kubepods/burstable"]);
+        let pods = [pod(asks.clone(), "Running"), pod(asks, "Running")];
+        let on = of(&pods, Some(true));
+        assert_eq!(apply(&on), ["kubepods", "kubepods/burstable"]);
+        let off = of(&pods, Some(false));
+        assert_eq!(apply(&off), ["kubepods", "kubepods/burstable"]);
+        assert_eq!(off["kubepods"]["unified"], json!({"memory.min": "0"}));
+        assert_eq!(of(&pods, None)["kubepods"].get("unified"), None);
     }
 
     #[test]

@@ -27,8 +27,11 @@ const MOUNT: &str = "/sys/fs/cgroup";
 const SLICE: &str = "system.slice";
 /// The daemon's leaf: who hands controllers down may have no processes of its own.
 const LEAF: &str = "daemon";
-/// How long systemd may take to remove a scope that has become empty.
+/// How long an old scope may be on its way out when it is entered.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long systemd may take to remove a scope whose cgroups are gone: it has much to read when hundreds of mounts have
+/// just gone with them, and some machines are slow. It gives a unit as long before it insists.
+const STOP: Duration = Duration::from_secs(90);
 /// A scope may be on its way out when it is entered: seen once, done at the next try.
 const TRIES: usize = 3;
 
@@ -49,7 +52,7 @@ pub fn enter(cluster: &str) -> Result<()> {
             break;
         }
         tracing::debug!(scope = %scope.display(), ?entered, "waiting for the old scope to go");
-        wait_gone(&scope).map_err(Error::io(format!("watching {}", scope.display())))?;
+        wait_gone(&scope, PATIENCE).map_err(Error::io(format!("watching {}", scope.display())))?;
         entered = try_enter(cluster, &scope);
     }
     entered
@@ -72,10 +75,12 @@ fn try_enter(cluster: &str, scope: &Path) -> Result<()> {
 pub fn release(cluster: &str) -> Result<()> {
     let Some(scope) = directory(cluster)?.filter(|scope| scope.exists()) else { return Ok(()) };
     manager(cluster)?.remove().map_err(|e| error(cluster, e))?;
-    match wait_gone(&scope).map_err(Error::io(format!("watching {}", scope.display())))? {
-        true => Ok(()),
-        false => Err(error(cluster, format!("systemd has not removed it within {PATIENCE:?}"))),
+    if wait_gone(&scope, STOP).map_err(Error::io(format!("watching {}", scope.display())))? {
+        return Ok(());
     }
+    let inside = fs::read_to_string(scope.join("cgroup.procs")).unwrap_or_default();
+    let inside = inside.split_whitespace().collect::<Vec<_>>().join(", ");
+    Err(error(cluster, format!("systemd has not removed it within {STOP:?} (processes in it: {inside:?})")))
 }
 
 fn unit(cluster: &str) -> String {
@@ -102,10 +107,10 @@ fn manager(cluster: &str) -> Result<AnyCgroupManager> {
 }
 
 /// Whether the directory is gone before patience is.
-fn wait_gone(scope: &Path) -> io::Result<bool> {
+fn wait_gone(scope: &Path, patience: Duration) -> io::Result<bool> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     inotify.add_watch(scope.parent().unwrap_or(scope), AddWatchFlags::IN_DELETE)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while scope.exists() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {

@@ -63,6 +63,11 @@ pub(super) fn begin_at(path: PathBuf) {
     }
 }
 
+/// Whether this is cgroup v2, which can do more.
+pub fn unified() -> Result<bool> {
+    Ok(matches!(layout()?, Layout::V2 { .. }))
+}
+
 /// The host's layout, read once.
 pub fn layout() -> Result<&'static Layout> {
     static LAYOUT: OnceLock<Layout> = OnceLock::new();
