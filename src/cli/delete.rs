@@ -56,12 +56,24 @@ pub struct Delete {
 
 /// DeleteOptions' propagationPolicy.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Cascade {
+pub enum Cascade {
     #[value(alias = "true")]
     Background,
     Foreground,
     #[value(alias = "false")]
     Orphan,
+}
+
+/// DeleteOptions; a negative grace period leaves it to the object.
+pub fn options(cascade: Cascade, grace: i64, dry_run: DryRun) -> Value {
+    let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": format!("{cascade:?}")});
+    if grace >= 0 {
+        options["gracePeriodSeconds"] = json!(grace);
+    }
+    if dry_run == DryRun::Server {
+        options["dryRun"] = json!(["All"]);
+    }
+    options
 }
 
 impl Delete {
@@ -123,23 +135,14 @@ impl Delete {
     }
 
     fn options(&self) -> Value {
-        let policy = format!("{:?}", self.cascade);
-        let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy});
         let grace = match (self.now, self.force, self.grace_period) {
-            (true, _, _) => Some(1),
-            (_, true, -1) => Some(0),
+            (true, _, _) => 1,
+            (_, true, -1) => 0,
             // At once needs --force.
-            (_, false, 0) => Some(1),
-            (_, _, grace) if grace >= 0 => Some(grace),
-            _ => None,
+            (_, false, 0) => 1,
+            (_, _, grace) => grace,
         };
-        if let Some(grace) = grace {
-            options["gracePeriodSeconds"] = json!(grace);
-        }
-        if self.dry_run == DryRun::Server {
-            options["dryRun"] = json!(["All"]);
-        }
-        options
+        options(self.cascade, grace, self.dry_run)
     }
 
     fn say(&self, item: &Item) {

@@ -145,7 +145,8 @@ impl Stage<'_> {
         let (teller, begun) = Teller::begin("applying manifests/demo");
         for object in yaml::documents(WEB).map_err(anyhow::Error::msg)? {
             let manifest = Manifest { file: "manifests/demo/web.yaml".into(), object };
-            apply::one(&self.door, &self.discovery, &manifest, "default", "", &[("force", "true")]).await?;
+            let item = self.discovery.item(&manifest, "default")?;
+            apply::one(&self.door, &item, &manifest.object, "", &[("force", "true")]).await?;
         }
         self.rolled_out().await?;
         let place = |pod: &Value| {

@@ -21,6 +21,7 @@ mod get;
 mod gotemplate;
 mod image;
 mod jsonpath;
+mod kyaml;
 mod load;
 mod logs;
 mod man;
@@ -28,6 +29,7 @@ mod node;
 mod objects;
 mod output;
 mod print;
+mod prune;
 mod resource;
 mod rollout;
 mod scale;
@@ -233,8 +235,8 @@ mod tests {
             ("coracle rollout status web -w", "true"),
         ] {
             let matches = command().get_matches_from(line.split(' '));
-            let rollout = matches.subcommand_matches("rollout").unwrap();
-            assert_eq!(rollout.get_one::<bool>("watch").unwrap().to_string(), watch, "{line}");
+            let status = matches.subcommand_matches("rollout").unwrap().subcommand_matches("status").unwrap();
+            assert_eq!(status.get_one::<bool>("watch").unwrap().to_string(), watch, "{line}");
         }
     }
 }

@@ -23,6 +23,31 @@ pub struct Objects {
     pub all: bool,
 }
 
+/// The flags of verbs that take fewer.
+#[derive(Args)]
+pub struct Named {
+    /// TYPE[,TYPE] [NAME...] or TYPE/NAME...
+    words: Vec<String>,
+    #[command(flatten)]
+    files: Files,
+    /// Label selector, as in app=web,tier!=db
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+}
+
+impl Named {
+    /// What they say, in a namespace.
+    pub fn objects(&self, namespace: &str) -> Objects {
+        Objects {
+            words: self.words.clone(),
+            files: self.files.clone(),
+            scope: Scope { namespace: namespace.to_owned(), ..Scope::default() },
+            select: Select { selector: self.selector.clone(), ..Select::default() },
+            all: false,
+        }
+    }
+}
+
 impl Objects {
     /// Nothing was named at all.
     pub fn is_empty(&self) -> bool {

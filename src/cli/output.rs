@@ -10,9 +10,9 @@ use super::resource::Discovery;
 use crate::api::meta;
 
 /// Flags of every verb that can print objects.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Print {
-    /// json, yaml, name, jsonpath=…, jsonpath-as-json=…, go-template=…, the last with -file too; of get also wide and custom-columns=NAME:PATH,…
+    /// json, yaml, kyaml, name, jsonpath=…, jsonpath-as-json=…, go-template=…, the last with -file too; of get also wide and custom-columns=NAME:PATH,…
     #[arg(short, long, default_value = "", hide_default_value = true)]
     output: String,
     /// The template (or its file) of -o go-template and jsonpath
@@ -56,6 +56,7 @@ impl Print {
             "" => Form::Own { wide: false },
             "wide" if tables => Form::Own { wide: true },
             "yaml" => Form::Yaml,
+            "kyaml" => Form::Kyaml,
             "json" => Form::Json,
             "name" => Form::Name,
             "jsonpath" => Form::Path(Template::parse(&text)?.lenient(lenient)),
@@ -65,7 +66,7 @@ impl Print {
             other => {
                 let (first, last) = if tables { ("custom-columns,custom-columns-file,", "wide,") } else { ("", "") };
                 bail!(
-                    "unable to match a printer suitable for the output format {other:?}, allowed formats are: {first}go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,template,templatefile,{last}yaml"
+                    "unable to match a printer suitable for the output format {other:?}, allowed formats are: {first}go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,kyaml,name,template,templatefile,{last}yaml"
                 )
             }
         })
@@ -98,6 +99,7 @@ pub enum Form {
         wide: bool,
     },
     Yaml,
+    Kyaml,
     Json,
     /// `pod/x`, a line each.
     Name,
@@ -138,6 +140,7 @@ impl Printer {
                 print!("{line}{}", super::yaml::document(&shown()));
                 self.documents += 1;
             }
+            Form::Kyaml => print!("{}", super::kyaml::document(&shown())),
             Form::Json => print!("{}", print::json(&shown())),
             Form::Path(template) => print!("{}", template.render(object)?),
             Form::Selected(template) => print!("{}", print::json(&json!(template.select(object)))),

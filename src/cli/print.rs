@@ -143,12 +143,18 @@ pub fn labels(labels: Option<&Map<String, Value>>, separator: &str) -> String {
     if pairs.is_empty() { "<none>".into() } else { pairs.join(separator) }
 }
 
+/// Fields of a list that kubectl has a Go type for: those of a verb's own, not those of the server.
+const LIST: [&str; 4] = ["kind", "apiVersion", "metadata", "items"];
+
 /// A value with all its keys in order, as Go writes maps.
 pub fn sorted(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let mut pairs: Vec<(&String, &Value)> = map.iter().collect();
-            pairs.sort_by_key(|(key, _)| key.as_str());
+            let typed = meta::text(value, &["kind"]).ends_with("List")
+                && meta::map(value, &["metadata"]).is_some_and(Map::is_empty);
+            let rank = |key: &str| LIST.iter().position(|field| *field == key).filter(|_| typed);
+            pairs.sort_by_key(|(key, _)| (rank(key), key.as_str()));
             Value::Object(pairs.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect())
         }
         Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),

@@ -95,7 +95,7 @@ impl Item {
     }
 
     /// One object. A name that is empty by accident must not stand for all.
-    fn object(resource: &Resource, namespace: &str, name: &str) -> Result<Item> {
+    pub fn object(resource: &Resource, namespace: &str, name: &str) -> Result<Item> {
         ensure!(!name.is_empty(), "resource name may not be empty");
         Ok(Item { name: name.to_owned(), ..Item::collection(resource, namespace) })
     }

@@ -2,12 +2,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::door::{Door, MANAGER, Patch, with_query};
 use super::error::Failures;
-use super::objects::Objects;
+use super::objects::Named;
 use super::output::{Also, DryRun, Form, Print, Printer, items};
 use super::resource::{Discovery, Item};
 use super::scope::{FOREVER, duration};
@@ -19,49 +20,82 @@ const REVISION: &str = "deployment.kubernetes.io/revision";
 const CAUSE: &str = "kubernetes.io/change-cause";
 const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
 
-/// Flags of `rollout`; the words after the first are the same for all of it.
+/// Flags of `rollout`.
 #[derive(Args)]
 pub struct Rollout {
-    #[arg(value_enum)]
+    #[command(subcommand)]
     verb: Verb,
-    #[command(flatten)]
-    objects: Objects,
-    #[command(flatten)]
-    print: Print,
-    /// status: follow it (true), or say how far it is
-    #[arg(short, long, default_value = "true")]
-    watch: bool,
-    /// status: how long to follow; 0 is as long as it takes
-    #[arg(long, default_value = "0s", value_parser = duration)]
-    timeout: Duration,
-    /// status: of this revision only; history: show its pod template
-    #[arg(long, default_value_t = 0)]
-    revision: i64,
-    /// undo: the revision to go back to; 0 is the one before
-    #[arg(long, default_value_t = 0)]
-    to_revision: i64,
-    /// undo: only show what would be done (client), or do everything but store it (server)
-    #[arg(long, value_enum, default_value = "none")]
-    dry_run: DryRun,
-    /// pause, restart, resume: in whose name fields are managed
-    #[arg(long, default_value = MANAGER)]
-    field_manager: String,
+    /// Namespace
+    #[arg(short, long, global = true, default_value = "default", value_parser = NonEmptyStringValueParser::new())]
+    namespace: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Subcommand)]
 enum Verb {
     /// Follow a rollout until it is done
-    Status,
+    Status(Status),
     /// The revisions there are
-    History,
+    History(History),
     /// Back to an earlier revision
-    Undo,
+    Undo(Undo),
     /// New pods of the same template
-    Restart,
+    Restart(Change),
     /// Let changes wait
-    Pause,
+    Pause(Change),
     /// Let changes happen again
-    Resume,
+    Resume(Change),
+}
+
+#[derive(Args)]
+struct Status {
+    #[command(flatten)]
+    named: Named,
+    /// Follow it (true), or say how far it is
+    #[arg(short, long, default_value = "true")]
+    watch: bool,
+    /// How long to follow; 0 is as long as it takes
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    timeout: Duration,
+    /// Of this revision only
+    #[arg(long, default_value_t = 0)]
+    revision: i64,
+}
+
+#[derive(Args)]
+struct History {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    print: Print,
+    /// Show the pod template of this revision
+    #[arg(long, default_value_t = 0)]
+    revision: i64,
+}
+
+#[derive(Args)]
+struct Undo {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    print: Print,
+    /// The revision to go back to; 0 is the one before
+    #[arg(long, default_value_t = 0)]
+    to_revision: i64,
+    /// Only show what would be done (client), or do everything but store it (server)
+    #[arg(long, value_enum, default_value = "none")]
+    dry_run: DryRun,
+}
+
+/// Flags of what is one patch.
+#[derive(Args)]
+struct Change {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    print: Print,
+    /// In whose name fields are managed
+    #[arg(long, default_value = MANAGER)]
+    field_manager: String,
 }
 
 /// One Deployment, and how to ask for what belongs to it.
@@ -75,12 +109,19 @@ struct Subject<'a> {
 impl Rollout {
     /// Runs it.
     pub async fn run(self, door: &Door) -> Result<()> {
-        ensure!(!self.objects.is_empty(), "required resource not specified");
-        let mut printer = self.print.printer(Also::Sentences)?;
+        let (named, print) = match &self.verb {
+            Verb::Status(it) => (&it.named, &Print::default()),
+            Verb::History(it) => (&it.named, &it.print),
+            Verb::Undo(it) => (&it.named, &it.print),
+            Verb::Restart(it) | Verb::Pause(it) | Verb::Resume(it) => (&it.named, &it.print),
+        };
+        let objects = named.objects(&self.namespace);
+        ensure!(!objects.is_empty(), "required resource not specified");
+        let mut printer = print.printer(Also::Sentences)?;
         let discovery = Discovery::load(door).await?;
-        let all = self.objects.items(door, &discovery).await?;
-        if all.is_empty() && !matches!(self.verb, Verb::History) {
-            self.objects.scope.say_nothing_found(true);
+        let all = objects.items(door, &discovery).await?;
+        if all.is_empty() && !matches!(self.verb, Verb::History(_)) {
+            objects.scope.say_nothing_found(true);
         }
         let mut failures = Failures::default();
         for item in &all {
@@ -93,23 +134,23 @@ impl Rollout {
         let subject = Subject { door, discovery, item, deployment: door.get(&item.path()).await? };
         ensure!(item.resource.kind == "Deployment", self.refusal(item));
         let paused = meta::at(&subject.deployment, &["spec", "paused"]) == Some(&Value::Bool(true));
-        let (patch, done) = match self.verb {
-            Verb::Status => return self.status(&subject).await,
-            Verb::History => return self.history(&subject, printer).await,
-            Verb::Undo => return self.undo(&subject, printer).await,
-            Verb::Restart if paused => {
+        let (change, patch, done) = match &self.verb {
+            Verb::Status(status) => return status.run(&subject).await,
+            Verb::History(history) => return history.run(&subject, printer).await,
+            Verb::Undo(undo) => return undo.run(&subject, printer).await,
+            Verb::Restart(_) if paused => {
                 bail!("error: {} can't restart paused deployment (run rollout resume first)", item.quoted())
             }
-            Verb::Restart => {
+            Verb::Restart(change) => {
                 let now = meta::time(jiff::Timestamp::now());
-                (json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}}}), "restarted")
+                (change, json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}}}), "restarted")
             }
-            Verb::Pause if paused => bail!("error: {} is already paused", item.quoted()),
-            Verb::Pause => (json!({"spec": {"paused": true}}), "paused"),
-            Verb::Resume if !paused => bail!("error: {} is not paused", item.quoted()),
-            Verb::Resume => (json!({"spec": {"paused": null}}), "resumed"),
+            Verb::Pause(_) if paused => bail!("error: {} is already paused", item.quoted()),
+            Verb::Pause(change) => (change, json!({"spec": {"paused": true}}), "paused"),
+            Verb::Resume(_) if !paused => bail!("error: {} is not paused", item.quoted()),
+            Verb::Resume(change) => (change, json!({"spec": {"paused": null}}), "resumed"),
         };
-        let path = with_query(&item.path(), &[("fieldManager", &self.field_manager)]);
+        let path = with_query(&item.path(), &[("fieldManager", &change.field_manager)]);
         let changed = door.patch(&path, Patch::Merge, &patch).await?;
         printer.done(&item.named(), &changed, done)
     }
@@ -118,17 +159,21 @@ impl Rollout {
     fn refusal(&self, item: &Item) -> String {
         let kind = &item.resource.kind;
         let what = match self.verb {
-            Verb::Status => return format!("no status viewer has been implemented for {}", item.resource.kind_name()),
-            Verb::History => return format!("no history viewer has been implemented for {kind:?}"),
-            Verb::Undo => return format!("no rollbacker has been implemented for {kind:?}"),
-            Verb::Restart => "restarting",
-            Verb::Pause => "pausing",
-            Verb::Resume => "resuming",
+            Verb::Status(_) => {
+                return format!("no status viewer has been implemented for {}", item.resource.kind_name());
+            }
+            Verb::History(_) => return format!("no history viewer has been implemented for {kind:?}"),
+            Verb::Undo(_) => return format!("no rollbacker has been implemented for {kind:?}"),
+            Verb::Restart(_) => "restarting",
+            Verb::Pause(_) => "pausing",
+            Verb::Resume(_) => "resuming",
         };
         format!("error: {} {what} is not supported", item.quoted())
     }
+}
 
-    async fn history(&self, subject: &Subject<'_>, printer: &mut Printer) -> Result<()> {
+impl History {
+    async fn run(&self, subject: &Subject<'_>, printer: &mut Printer) -> Result<()> {
         let mut all = subject.revisions().await?;
         if self.revision > 0 {
             all.retain(|(revision, _)| *revision == self.revision);
@@ -156,8 +201,10 @@ impl Rollout {
         println!("{} \n{}", subject.item.named(), describe::align(&page));
         Ok(())
     }
+}
 
-    async fn undo(&self, subject: &Subject<'_>, printer: &mut Printer) -> Result<()> {
+impl Undo {
+    async fn run(&self, subject: &Subject<'_>, printer: &mut Printer) -> Result<()> {
         let Subject { item, deployment, .. } = subject;
         let mut all = subject.revisions().await?;
         let to = self.to_revision;
@@ -188,9 +235,11 @@ impl Rollout {
         subject.door.patch(&path, Patch::Json, &patch).await?;
         printer.done(&item.named(), deployment, &format!("rolled back{suffix}"))
     }
+}
 
+impl Status {
     /// Follows one rollout, a line a change.
-    async fn status(&self, Subject { door, item, deployment, .. }: &Subject<'_>) -> Result<()> {
+    async fn run(&self, Subject { door, item, deployment, .. }: &Subject<'_>) -> Result<()> {
         let pinned = |object: &Value| match revision(object) {
             running if self.revision > 0 && running != self.revision => {
                 bail!("desired revision ({}) is different from the running revision ({running})", self.revision)

@@ -25,7 +25,7 @@ pub struct Scope {
     pub all_namespaces: bool,
     /// Accepted as kubectl's; changes nothing: the daemon is near, and lists come whole
     #[arg(long, value_name = "N")]
-    chunk_size: Option<u64>,
+    pub chunk_size: Option<u64>,
 }
 
 impl Scope {

@@ -28,7 +28,7 @@ pub struct Wait {
     /// How long to wait; 0 is to look once
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// Not done here: what a manifest says has no status to wait for
+    /// Of -f: judge the manifests as they are, once, instead of what is in the cluster
     #[arg(long)]
     local: bool,
 }
@@ -104,15 +104,36 @@ impl Wait {
     pub async fn run(self, door: &Door) -> Result<()> {
         let condition = Condition::parse(&self.condition)?;
         let mut printer = self.print.printer(Also::Sentences)?;
-        ensure!(!self.local, "--local is not done here: what a manifest says has no status to wait for");
+        let discovery = Discovery::load(door).await?;
+        if self.local && !self.objects.is_empty() {
+            return self.judge(&discovery, &condition, &mut printer);
+        }
         self.objects.must_name()?;
         let end = tokio::time::Instant::now() + self.timeout;
-        let items = self.objects.items(door, &Discovery::load(door).await?).await?;
+        let items = self.objects.items(door, &discovery).await?;
         ensure!(!items.is_empty() || matches!(condition, Condition::Delete), "no matching resources found");
         let mut failures = Failures::default();
         for item in &items {
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             failures.note(self.one(door, item, &condition, left, &mut printer).await);
+        }
+        failures.end()
+    }
+
+    /// kubectl does this for `--for=create`, and falls over a null pointer for anything else.
+    fn judge(&self, discovery: &Discovery, condition: &Condition, printer: &mut Printer) -> Result<()> {
+        ensure!(
+            !self.objects.files.is_empty(),
+            "you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'"
+        );
+        let mut failures = Failures::default();
+        for manifest in self.objects.files.read(&self.objects.select.selector)? {
+            let item = discovery.item(&manifest, &self.objects.scope.namespace)?;
+            if condition.holds(Some(&manifest.object)) {
+                printer.done(&item.named(), &manifest.object, "condition met")?;
+            } else {
+                failures.note(Err(not_met(&item)));
+            }
         }
         failures.end()
     }
@@ -143,13 +164,17 @@ impl Wait {
         }
         if !done {
             match condition {
-                _ if self.timeout.is_zero() => bail!("condition not met for {}/{}", item.resource.plural, item.name),
+                _ if self.timeout.is_zero() => return Err(not_met(item)),
                 Condition::Create => bail!("timed out waiting for the condition"),
                 _ => bail!("timed out waiting for the condition on {}/{}", item.resource.plural, item.name),
             }
         }
         printer.done(&item.named(), &last.unwrap_or_default(), "condition met")
     }
+}
+
+fn not_met(item: &Item) -> anyhow::Error {
+    anyhow::anyhow!("condition not met for {}/{}", item.resource.plural, item.name)
 }
 
 /// Watches one object until `done` says so; it is called with `None` while (or after) the object does not exist. `false` when

@@ -92,8 +92,7 @@ impl Emitter {
             Value::String(text) => self.string(text, indent, false),
             Value::Object(_) => self.put("{}"),
             Value::Array(_) => self.put("[]"),
-            // Go writes a whole float without its point.
-            number => self.put(number.to_string().trim_end_matches(".0")),
+            number => self.put(&self::number(number)),
         }
     }
 
@@ -158,9 +157,25 @@ impl Emitter {
     }
 }
 
+/// A number, truth or nothing: Go writes a whole float without its point.
+pub fn number(value: &Value) -> String {
+    value.to_string().trim_end_matches(".0").to_owned()
+}
+
 /// A character between double quotes.
 fn escape(c: char, always: bool) -> String {
-    let short = match c {
+    match (short_escape(c), c as u32) {
+        (Some(short), _) => short.to_owned(),
+        _ if printable(c) && !always => c.to_string(),
+        (_, code @ ..=0xff) => format!("\\x{code:02X}"),
+        (_, code @ ..=0xffff) => format!("\\u{code:04X}"),
+        (_, code) => format!("\\U{code:08X}"),
+    }
+}
+
+/// Of characters that have an escape by name.
+pub fn short_escape(c: char) -> Option<&'static str> {
+    Some(match c {
         '\0' => "\\0",
         '\x07' => "\\a",
         '\x08' => "\\b",
@@ -175,16 +190,8 @@ fn escape(c: char, always: bool) -> String {
         '\u{85}' => "\\N",
         '\u{2028}' => "\\L",
         '\u{2029}' => "\\P",
-        c if printable(c) && !always => return c.to_string(),
-        c => {
-            return match c as u32 {
-                code @ ..=0xff => format!("\\x{code:02X}"),
-                code @ ..=0xffff => format!("\\u{code:04X}"),
-                code => format!("\\U{code:08X}"),
-            };
-        }
-    };
-    short.to_owned()
+        _ => return None,
+    })
 }
 
 /// What libyaml prints as it is: neither tabs nor anything beyond the basic plane.
@@ -225,7 +232,7 @@ fn indicates(text: &str) -> bool {
 }
 
 /// Whether a plain text is a string to YAML, also to parsers of version 1.1.
-fn is_string(text: &str) -> bool {
+pub fn is_string(text: &str) -> bool {
     let Some(first) = text.chars().next() else { return false };
     let lower = text.to_ascii_lowercase();
     let one_case = text == lower || text == text.to_ascii_uppercase() || text[1..] == lower[1..];

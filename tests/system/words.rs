@@ -1,6 +1,6 @@
 //! The command line's own verbs print what stock kubectl prints, byte for byte.
 
-use crate::harness::{Space, timeout};
+use crate::harness::{Said, Space, timeout};
 use crate::{harness::Cluster, shared};
 use libtest_mimic::Trial;
 
@@ -154,6 +154,13 @@ describe pods,configmaps missing
 describe pods -l app=missing
 describe
 
+get pod rich -o kyaml
+get pods,deployments,replicasets,services,secrets,nodes -o kyaml
+get configmap awkward -o kyaml
+get configmap awkward -o kyaml --show-managed-fields
+get configmap missing -o kyaml
+get pods -l app=missing -o kyaml
+get pods -o camel
 get pod rich -o yaml
 get pods,deployments,replicasets,services,secrets -o yaml
 get configmap awkward -o yaml
@@ -188,10 +195,35 @@ get pod/rich -l app=rich
 get pod/rich pods
 get pod/rich -A
 
+apply -f @ --dry-run=client
+apply -f @ --dry-run=client -o name
+apply -f @ --dry-run=client -o 'go-template={{range .items}}{{.metadata.namespace}}/{{.metadata.name}} {{end}}'
+apply -f @ --dry-run=client --force
+apply -f @ --dry-run=server --openapi-patch=false
+apply -f @ --dry-run=server --openapi-patch --overwrite=false --wait --timeout=1s --grace-period=1 --cascade=foreground
+apply -f @ --dry-run=server --force
+apply -f @ --prune --all --prune-allowlist=core/v1/ConfigMap --prune-allowlist=apps/v1/Deployment --dry-run=client
+apply -f @ --prune --all --prune-allowlist=core/v1/Pod --prune-allowlist=core/v1/ConfigMap --dry-run=server
+apply -f @ --prune --all --prune-allowlist=core/v1/Pod --dry-run=server -o name
+apply -f @ --prune -l app=one --prune-allowlist=core/v1/ConfigMap --prune-allowlist=core/v1/Pod --dry-run=server
+apply -f @ --prune
+apply -f @ --prune --all -l app=one
+apply -f @ --all -l app=one
+apply -f @ --prune --all --force
+apply -f @ --prune --all --server-side
+apply -f @ --prune --all --prune-allowlist=ConfigMap
+apply -f @ --prune --all --prune-allowlist=core/v1/Missing
+apply -f @ --prune-allowlist=ConfigMap --dry-run=client
+apply -f @ --force --server-side
+apply -f @ --subresource=status --force
 apply -f @ --server-side --force-conflicts
 apply -f @ --server-side --force-conflicts --dry-run=server
 apply -f @ --server-side --force-conflicts -o name
 apply -f @ --server-side --force-conflicts -o yaml
+apply -f @ --server-side --force-conflicts -o kyaml
+apply -f @ --server-side --force-conflicts -o json
+apply -f @ --dry-run=client
+apply -f @ --dry-run=client -o kyaml
 apply -f @ --server-side --force-conflicts -o 'go-template={{range .items}}{{.metadata.name}} {{end}}'
 apply -f @ --server-side -l app=missing
 apply -f @ --server-side --dry-run=client
@@ -205,6 +237,7 @@ describe -f @
 scale deployment web --replicas=2
 scale deployment web --replicas=2 -o name --dry-run=server
 scale deployment web --replicas=2 -o json --dry-run=client
+scale deployment web --replicas=2 -o kyaml --dry-run=client
 scale deployment/web deployment/missing --replicas=2 --dry-run=client
 scale deployment web --replicas=2 --current-replicas=7
 scale deployment web --replicas=2 --resource-version=1
@@ -240,6 +273,8 @@ rollout undo deployment/web --dry-run=server
 rollout undo deployment/web --to-revision=9
 rollout resume deployment/web
 rollout pause pod/rich
+rollout pause
+rollout undo deployment/web --to-revision=9 -o kyaml
 
 wait --for=condition=Ready pod/rich
 wait --for=condition=Ready pod/missing
@@ -250,6 +285,11 @@ wait --for=condition=Missing pod/rich --timeout=0
 wait --for=condition=Ready pods -l app=missing
 wait --for=condition=Ready pods
 wait --for=missing pod/rich
+wait --for=condition=Ready pod/rich -o kyaml
+wait --local --for=create -f @
+wait --local --for=create -f @ -o name
+wait --local --for=create pod/rich
+wait --local --for=create
 events --for pod/rich -o jsonpath={.items[*].reason}
 events --for deployment/web -o yaml
 events --for pod/missing
@@ -267,6 +307,50 @@ delete configmaps --all -l a=b
 delete
 "##;
 
+/// What neither takes: flags that a word's sisters have.
+const REFUSED: &str = r#"
+rollout pause deployment/web --to-revision=1
+rollout pause deployment/web --dry-run=client
+rollout undo deployment/web --field-manager=me
+rollout undo deployment/web --revision=1
+rollout status deployment/web -o name
+rollout history deployment/web --watch
+rollout restart deployment --all
+rollout resume deployment -A
+rollout
+"#;
+
+/// Applied first, and then [`CHANGED`]: of one object the server refuses the change, the other is not wanted any more.
+const FIRST: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: fixed, labels: {app: changes}}
+immutable: true
+data: {a: b}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: left, labels: {app: changes}}
+"#;
+const CHANGED: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: fixed, labels: {app: changes}}
+immutable: true
+data: {a: c}
+"#;
+
+/// What both say when they change things, each of them on its own from [`FIRST`] on.
+const CHANGES: &str = r#"
+apply -f @ --force --dry-run=client
+apply -f @
+apply -f @ --force
+get configmap fixed -o jsonpath={.data.a}
+apply -f @ --force
+apply -f @ --prune -l app=changes --prune-allowlist=core/v1/ConfigMap
+get configmaps -l app=changes -o name
+"#;
+
 fn all(cluster: &Cluster) {
     let space = cluster.space("words");
     space.apply(MANIFEST);
@@ -277,6 +361,25 @@ fn all(cluster: &Cluster) {
     for line in LINES.lines().filter(|line| !line.is_empty()) {
         same(&space, &words(line, &file.display().to_string()));
     }
+    for line in REFUSED.lines().filter(|line| !line.is_empty()) {
+        for said in both(&space, &words(line, "")) {
+            said.bad();
+        }
+    }
+    let [theirs, ours] = [0, 1].map(|who| {
+        let say = |line: &str| {
+            let words = words(line, &file.display().to_string());
+            let said = if who == 0 { kubectl(&space, &words) } else { coracle(&space, &words) };
+            (line.to_owned(), said.out, said.err, said.code)
+        };
+        std::fs::write(&file, FIRST).unwrap();
+        let first = say("apply -f @");
+        std::fs::write(&file, CHANGED).unwrap();
+        let all: Vec<_> = std::iter::once(first).chain(CHANGES.lines().skip(1).map(say)).collect();
+        space.kubectl(&["delete", "configmaps", "-l", "app=changes"]).good();
+        all
+    });
+    assert_eq!(ours, theirs);
 }
 
 /// The words of a line; `@` is the file.
@@ -293,16 +396,24 @@ fn words(line: &str, file: &str) -> Vec<String> {
     words
 }
 
+fn kubectl(space: &Space<'_>, words: &[String]) -> Said {
+    space.kubectl(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn coracle(space: &Space<'_>, words: &[String]) -> Said {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    space.cluster.coracle(&[&words[..1], &["--namespace", &space.name], &words[1..]].concat())
+}
+
+/// What kubectl says, and what coracle says.
+fn both(space: &Space<'_>, words: &[String]) -> [Said; 2] {
+    [kubectl(space, words), coracle(space, words)]
+}
+
 #[track_caller]
 fn same(space: &Space<'_>, words: &[String]) {
     let line = words.join(" ");
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let with_namespace = [&words[..1], &["--namespace", &space.name], &words[1..]].concat();
-    let both = || {
-        let theirs = space.kubectl(&words);
-        let ours = space.cluster.coracle(&with_namespace);
-        [theirs, ours].map(|said| (said.out, said.err, said.code))
-    };
+    let both = || both(space, words).map(|said| (said.out, said.err, said.code));
     let equal = (0..TRIES).any(|_| {
         let [theirs, ours] = both();
         theirs == ours
