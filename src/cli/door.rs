@@ -1,8 +1,9 @@
 //! The command line's way to the API: requests by path over the daemon's unix socket, values in and out.
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use http::Request;
 use serde_json::{Value, json};
 
@@ -51,9 +52,14 @@ impl Door {
     /// Errors: no daemon listens there; the message says how to start one.
     pub async fn open(cluster: &str) -> Result<Door> {
         let path = Paths::new(cluster, None).socket();
-        tokio::net::UnixStream::connect(&path).await.with_context(|| {
-            let name = if cluster == "default" { String::new() } else { format!(" --name {cluster}") };
-            format!("no cluster answers at {}; start one with `coracle up{name}`", path.display())
+        let answered = tokio::net::UnixStream::connect(&path).await;
+        answered.map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied => anyhow!("{} is root's alone: run this as root (sudo)", path.display()),
+            _ => {
+                let name = if cluster == "default" { String::new() } else { format!(" --name {cluster}") };
+                let how = format!("no cluster answers at {}; start one with `coracle up{name}`", path.display());
+                anyhow::Error::new(error).context(how)
+            }
         })?;
         Ok(Door { client: client::over_unix(path, warn) })
     }

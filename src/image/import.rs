@@ -36,7 +36,14 @@ impl Images {
         let plain = decompress(file).map_err(ImageError::io("reading", path))?;
         let tmp = self.temporary();
         fs::create_dir(&tmp).map_err(ImageError::io("creating", &tmp))?;
-        let imported = unpack::unpack(plain, &tmp).and_then(|_| self.import_dir(&tmp, name));
+        let unpacked = unpack::unpack(plain, &tmp).map_err(|error| match error {
+            // The tar's fault, not the disk's.
+            ImageError::Io { source, .. } if source.raw_os_error().is_none() => {
+                ImageError::Format(format!("{}: {source}", path.display()))
+            }
+            other => other,
+        });
+        let imported = unpacked.and_then(|_| self.import_dir(&tmp, name));
         fs::remove_dir_all(&tmp).map_err(ImageError::io("removing", &tmp))?;
         imported
     }
@@ -47,8 +54,7 @@ impl Images {
         } else if dir.join("manifest.json").exists() {
             self.import_saved(dir)?
         } else {
-            let message = format!("{} has neither index.json nor manifest.json", dir.display());
-            return Err(ImageError::Format(message));
+            return Err(ImageError::Format("neither index.json nor manifest.json inside".into()));
         };
         if found.len() > 1 && name.is_some() {
             let message = format!("{} images inside, so one name does not fit", found.len());

@@ -8,7 +8,7 @@ use nix::mount::MsFlags;
 use nix::sys::resource::Resource;
 
 use super::step::{Failure, Step};
-use crate::sys::{CapSets, MountAttr, Sys, attr};
+use crate::sys::{CapSets, MountAttr, Sys, attr, plain};
 
 /// What a step needs besides the kernel.
 pub struct Context<'a> {
@@ -37,14 +37,6 @@ pub fn perform(steps: &[Step], sys: &mut dyn Sys, context: &mut Context<'_>) -> 
         }
     }
     Ok(())
-}
-
-/// An I/O error without Rust's "(os error 2)", in the lower case of C and Go.
-fn plain(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
-        None => error.to_string(),
-    }
 }
 
 fn one(step: &Step, sys: &mut dyn Sys, context: &mut Context<'_>) -> io::Result<()> {

@@ -33,3 +33,11 @@ pub use socket::{
     send_packet,
 };
 pub use terminal::{make_controlling, open_pty, set_size};
+
+/// An I/O error without Rust's "(os error 2)", in the lower case of C and Go.
+pub fn plain(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}

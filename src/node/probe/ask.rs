@@ -1,6 +1,6 @@
 //! Asking: one HTTP, TCP or exec probe (and the HTTP requests of lifecycle hooks), from inside the node.
 use super::timeout;
-use crate::{net::NodeHandle, runtime};
+use crate::{net::NodeHandle, runtime, sys};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
@@ -90,7 +90,7 @@ impl Asker {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<tokio::net::TcpStream, String> {
-        self.net.connect(to).await.map_err(|e| format!("dial tcp {to}: connect: {e}"))
+        self.net.connect(to).await.map_err(|e| format!("dial tcp {to}: connect: {}", sys::plain(&e)))
     }
 
     /// A GET; 200 to 399 is success.
