@@ -111,12 +111,12 @@ impl Runtime {
             let (spec, record, socket) = (spec.clone(), record.clone(), socket.clone());
             blocking(move || lay_out(&spec, &record, &socket)).await?
         };
-        // Not waited for here: the runtime reaps it whenever it ends, and it may well outlive us.
+        // Not waited for here: the runtime reaps it whenever it ends, and it may well outlive us. With nothing asked for
+        // that needs a fork (a working directory, say), our memory is not copied for it.
         Command::new(&self.inner.exe)
             .arg("shim")
             .arg(&record)
             .env_clear()
-            .current_dir("/")
             .stdin(Stdio::from(listener))
             .stdout(Stdio::null())
             .stderr(stderr)
