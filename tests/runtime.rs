@@ -406,6 +406,36 @@ async fn a_killed_shim_takes_its_containers_along_and_is_reported() {
     bed.runtime.destroy("a").await.unwrap();
 }
 
+/// A node is switched off, or a cluster taken down, while a pod of it is being started.
+#[test]
+fn a_shim_whose_cgroup_has_gone_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, log) = (dir.path().join("s.json"), dir.path().join("shim.log"));
+    let gone = dir.path().join("gone/cgroup.procs");
+    let spec = json!({ "dir": dir.path(), "hostname": "s", "network": "new" });
+    fs::write(&record, json!({ "spec": spec, "entrances": [gone] }).to_string()).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(dir.path().join("s.sock")).unwrap();
+    let mut shim = Command::new(BINARY)
+        .arg("shim")
+        .arg(&record)
+        .stdin(std::os::fd::OwnedFd::from(listener))
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let ended = loop {
+        let ended = shim.try_wait().unwrap();
+        if ended.is_some() || began.elapsed() > PATIENCE {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    shim.kill().unwrap();
+    assert_eq!(ended.and_then(|status| status.code()), Some(1), "it lives on");
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains(&format!("entering {}", gone.display())), "{text}");
+}
+
 #[tokio::test]
 async fn destroy_leaves_nothing() {
     let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();

@@ -197,10 +197,11 @@ fn interactive(space: &Space, env: &[(&str, &str)]) {
     let many: String = (1..=2_000_000).map(|n| format!("{n}\n")).collect();
     let said = kubectl(&run_command("many", &["seq", "1", "2000000"]), "").good();
     assert!(said.starts_with(&many), "{} of {} bytes", said.len(), many.len());
-    // With a terminal, whose first prompt was there before the session.
+    // With a terminal, whose first prompt was there before the session. Its size comes beside the input, perhaps after it.
     let line = format!(
         "stty rows 33 cols 99; {} --kubeconfig {} -n {} run tty -it --rm --restart=Never --image=busybox:1 \
-         --image-pull-policy=IfNotPresent -- sh -c 'printf \"name? \"; read x; stty size; echo hello $x'",
+         --image-pull-policy=IfNotPresent -- sh -c 'printf \"name? \"; read x; i=0; \
+         until stty size 2>/dev/null || [ $((i += 1)) = 300 ]; do sleep 0.1; done; echo hello $x'",
         tool("kubectl").display(),
         space.cluster.kubeconfig().display(),
         space.name

@@ -56,8 +56,9 @@ fn run(args: Vec<OsString>) -> io::Result<()> {
     let listener = take_listener()?;
     std::env::set_current_dir("/")?;
     let record: OwnRecord = serde_json::from_slice(&fs::read(path)?)?;
+    sandbox::enter(&record.entrances).map_err(io::Error::other)?;
     let exits = record.spec.dir.join("exits");
-    let set_up = sandbox::set_up(&record)
+    let set_up = sandbox::set_up(&record.spec)
         .and_then(|()| fs::create_dir_all(&exits).map_err(|e| format!("{}: {e}", exits.display())));
     drop(record);
     Shim::new(listener, exits, set_up)?.run()

@@ -47,15 +47,16 @@ fn doing<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
     result.map_err(|e| format!("{what}: {e}"))
 }
 
-/// Enter the shim's cgroup and make the namespaces. Anything that fails fails the sandbox, but for OOM protection.
-pub(super) fn set_up(record: &OwnRecord) -> Result<(), String> {
-    for file in &record.entrances {
-        doing(&format!("entering {}", file.display()), fs::write(file, "0"))?;
-    }
+/// Enter the shim's cgroup. Where it has gone already, its node or cluster has, and nobody would ever end a shim outside.
+pub(super) fn enter(entrances: &[PathBuf]) -> Result<(), String> {
+    entrances.iter().try_for_each(|file| doing(&format!("entering {}", file.display()), fs::write(file, "0")))
+}
+
+/// Make the namespaces. Anything that fails fails the sandbox, but for OOM protection.
+pub(super) fn set_up(spec: &OwnSpec) -> Result<(), String> {
     if let Err(error) = fs::write("/proc/self/oom_score_adj", OOM_SCORE) {
         note!("oom_score_adj {OOM_SCORE}: {error}, done without");
     }
-    let spec = &record.spec;
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     match &spec.network {
         Network::New => flags |= CloneFlags::CLONE_NEWNET,
