@@ -27,11 +27,11 @@ const MOUNT: &str = "/sys/fs/cgroup";
 const SLICE: &str = "system.slice";
 /// The daemon's leaf: who hands controllers down may have no processes of its own.
 const LEAF: &str = "daemon";
-/// How long an old scope may be on its way out when it is entered.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long systemd may take to remove a scope that has become empty: it has much to read when hundreds of mounts have
+/// Where systemd keeps what it knows of such a unit, for as long as it knows it.
+const UNITS: &str = "/run/systemd/transient";
+/// How long systemd may take to forget a scope that has become empty: it has much to read when hundreds of mounts have
 /// just gone too, and some machines are slow.
-const STOP: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A scope may be on its way out when it is entered: seen once, done at the next try.
 const TRIES: usize = 3;
 
@@ -52,13 +52,16 @@ pub fn enter(cluster: &str) -> Result<()> {
             break;
         }
         tracing::debug!(scope = %scope.display(), ?entered, "waiting for the old scope to go");
-        wait_gone(&scope, PATIENCE).map_err(Error::io(format!("watching {}", scope.display())))?;
+        until_forgotten(cluster)?;
         entered = try_enter(cluster, &scope);
     }
     entered
 }
 
 fn try_enter(cluster: &str, scope: &Path) -> Result<()> {
+    if !known(cluster).exists() {
+        cgroup::remove_tree(scope, Instant::now()).ok(); // of an earlier scope, if it is empty
+    }
     if !scope.is_dir() {
         let this = nix::unistd::Pid::this();
         manager(cluster)?.add_task(this).map_err(|e| error(cluster, e))?;
@@ -71,16 +74,20 @@ fn try_enter(cluster: &str, scope: &Path) -> Result<()> {
     moved.map_err(Error::io(format!("entering {}", leaf.display())))
 }
 
-/// Gives the scope back when the cluster's cgroups are gone, and waits until it is no more. A shim that the daemon was
-/// just starting may be in the daemon's leaf still.
+/// Gives the scope back when the cluster's cgroups are gone, and waits until it is no more.
+///
+/// systemd removes the directory of a scope that has become empty, unless the last process has not quite left it: then
+/// it forgets the scope and leaves the directory. What it left, and a shim that the daemon was just starting, go here.
 pub fn release(cluster: &str) -> Result<()> {
     let Some(scope) = directory(cluster)?.filter(|scope| scope.exists()) else { return Ok(()) };
-    cgroup::remove(LEAF)?;
     manager(cluster)?.remove().map_err(|e| error(cluster, e))?;
-    if wait_gone(&scope, STOP).map_err(Error::io(format!("watching {}", scope.display())))? {
-        return Ok(());
-    }
-    Err(error(cluster, format!("systemd has not removed it within {STOP:?}")))
+    until_forgotten(cluster)?;
+    cgroup::remove_tree(&scope, Instant::now() + PATIENCE).map_err(|e| error(cluster, e))
+}
+
+/// There while systemd knows the scope.
+fn known(cluster: &str) -> PathBuf {
+    Path::new(UNITS).join(unit(cluster))
 }
 
 fn unit(cluster: &str) -> String {
@@ -106,15 +113,23 @@ fn manager(cluster: &str) -> Result<AnyCgroupManager> {
     .map_err(|e| error(cluster, e))
 }
 
-/// Whether the directory is gone before patience is.
-fn wait_gone(scope: &Path, patience: Duration) -> io::Result<bool> {
+/// Until systemd does not know the scope any more, or patience is gone.
+fn until_forgotten(cluster: &str) -> Result<()> {
+    let known = known(cluster);
+    let waited = wait_gone(&known, Instant::now() + PATIENCE);
+    waited.map_err(Error::io(format!("watching {}", known.display())))
+}
+
+fn wait_gone(path: &Path, deadline: Instant) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    inotify.add_watch(scope.parent().unwrap_or(scope), AddWatchFlags::IN_DELETE)?;
-    let deadline = Instant::now() + patience;
-    while scope.exists() {
+    inotify.add_watch(path.parent().unwrap_or(path), AddWatchFlags::IN_DELETE)?;
+    while path.exists() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(false);
+            break;
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
@@ -123,7 +138,7 @@ fn wait_gone(scope: &Path, patience: Duration) -> io::Result<bool> {
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn error(cluster: &str, reason: impl ToString) -> Error {

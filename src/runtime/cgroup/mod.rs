@@ -289,7 +289,11 @@ pub fn remove_empty(path: &str) -> Result<()> {
 /// Where the kernel can (v2, since 5.14), nobody escapes by forking. Whoever is left is seen to one by one.
 fn kill_at_once(dir: &Path) -> io::Result<()> {
     match fs::OpenOptions::new().write(true).open(dir.join("cgroup.kill")) {
-        Ok(mut file) => io::Write::write_all(&mut file, b"1"),
+        Ok(mut file) => match io::Write::write_all(&mut file, b"1") {
+            // Removed between opening and writing.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            written => written,
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
@@ -357,15 +361,18 @@ fn collect(dir: &Path, pids: &mut Vec<i32>) -> io::Result<()> {
     children(dir)?.iter().try_for_each(|d| collect(d, pids))
 }
 
-fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
+/// Remove a cgroup and all below, with whoever comes in meanwhile. Gone already is fine.
+pub(super) fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
     for child in children(dir)? {
         remove_tree(&child, deadline)?;
     }
     loop {
         match fs::remove_dir(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A process counts until it has left the processor for the last time, a moment after it was reaped.
+            // A process counts until it has left the processor for the last time, a moment after it was reaped; and a
+            // shim that was being started may have come in after the killing.
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                kill_all(dir, deadline)?;
                 std::thread::yield_now();
             }
             other => return other,
