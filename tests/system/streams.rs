@@ -193,15 +193,17 @@ fn interactive(space: &Space, env: &[(&str, &str)]) {
     assert!(said.starts_with("one\ntwo") && !said.starts_with("one\ntwo\n"), "{said}");
     let failed = kubectl(&run_command("fails", &["sh", "-c", "read x; echo got $x; exit 3"]), "x\n");
     assert_eq!((failed.code, failed.out.starts_with("got x\n")), (Some(3), true), "{failed:?}");
-    // Through the log's turning over (10 MiB a file), to the last byte.
+    // Through the log's turning over (10 MiB a file), to the last byte; not before kubectl is there, for it would be shown
+    // what the last file has.
     let many: String = (1..=2_000_000).map(|n| format!("{n}\n")).collect();
-    let said = kubectl(&run_command("many", &["seq", "1", "2000000"]), "").good();
+    let said = kubectl(&run_command("many", &["sh", "-c", "read x; seq 1 2000000"]), "now\n").good();
     assert!(said.starts_with(&many), "{} of {} bytes", said.len(), many.len());
-    // With a terminal, whose first prompt was there before the session. Its size comes beside the input, perhaps after it.
+    // With a terminal, whose first prompt was there before the session, and whose size changes now and then.
     let line = format!(
-        "stty rows 33 cols 99; {} --kubeconfig {} -n {} run tty -it --rm --restart=Never --image=busybox:1 \
-         --image-pull-policy=IfNotPresent -- sh -c 'printf \"name? \"; read x; i=0; \
-         until stty size 2>/dev/null || [ $((i += 1)) = 300 ]; do sleep 0.1; done; echo hello $x'",
+        "stty rows 33 cols 99; while sleep 1; do stty -F /dev/tty rows 34; stty -F /dev/tty rows 33; done & \
+         {} --kubeconfig {} -n {} run tty -it --rm --restart=Never --image=busybox:1 --image-pull-policy=IfNotPresent \
+         -- sh -c 'printf \"name? \"; read x; until stty size 2>/dev/null | grep \"33 99\"; do sleep 0.1; done; echo hello $x'; \
+         code=$?; kill $!; exit $code",
         tool("kubectl").display(),
         space.cluster.kubeconfig().display(),
         space.name

@@ -40,8 +40,8 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// Channels by number, as SPDY streams are called.
 const NAMES: [&str; 5] = ["stdin", "stdout", "stderr", "error", "resize"];
-/// How long the other side may take to agree that the session is over.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the other side may take to agree that the session is over; a slow one has much to read before.
+const GOODBYE: Duration = Duration::from_secs(30);
 /// How long a client may take to open its streams: the kubelet's `streamCreationTimeout`.
 const OPENING: Duration = Duration::from_secs(30);
 

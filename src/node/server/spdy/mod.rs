@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(4 * 60 * 60);
 const STALL: Duration = Duration::from_secs(30);
 /// How long the rest may take to get out, and how long the client may take to hang up, once we are done.
 const FLUSH: Duration = Duration::from_secs(30);
-const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE: Duration = Duration::from_secs(30);
 /// Statuses of RST_STREAM.
 const REFUSED: u32 = 3;
 const INTERNAL_ERROR: u32 = 6;
