@@ -60,7 +60,8 @@ pub fn enter(cluster: &str) -> Result<()> {
 
 fn try_enter(cluster: &str, scope: &Path) -> Result<()> {
     if !known(cluster).exists() {
-        cgroup::remove_tree(scope, Instant::now()).ok(); // of an earlier scope, if it is empty
+        // Left of an earlier scope, if it is empty; after the deadline nobody is killed for it.
+        cgroup::remove_tree(scope, Instant::now()).ok();
     }
     if !scope.is_dir() {
         let this = nix::unistd::Pid::this();
