@@ -1,5 +1,6 @@
 //! Flags that many verbs share: which namespace, which labels, which files.
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -75,7 +76,7 @@ pub struct Files {
     /// Go down into directories
     #[arg(short = 'R', long)]
     recursive: bool,
-    /// Not built here; give what `kubectl kustomize DIR` prints to -f -
+    /// Directory with a kustomization, which kubectl or kustomize on PATH builds
     #[arg(short, long, value_name = "DIR")]
     kustomize: Option<String>,
 }
@@ -89,32 +90,40 @@ pub struct Manifest {
 }
 
 impl Files {
-    /// No file is given (and no directory to refuse).
+    /// Neither a file nor a kustomization is given.
     pub fn is_empty(&self) -> bool {
         self.filename.is_empty() && self.kustomize.is_none()
     }
 
     /// All objects in all files that the label selector takes, in order; Lists are taken apart.
     pub fn read(&self, selector: &str) -> Result<Vec<Manifest>> {
-        if let Some(dir) = &self.kustomize {
-            ensure!(self.filename.is_empty(), "only one of -f or -k can be specified");
-            bail!("kustomizations are not built here; use `kubectl kustomize {dir} | coracle apply -f -`");
-        }
         let selector = LabelSelector::parse(selector)?;
-        let mut paths = Vec::new();
-        for path in &self.filename {
-            self.collect(path, true, &mut paths)?;
-        }
         let mut all = Vec::new();
-        for path in paths {
-            let name = if path == Path::new("-") { "STDIN".to_owned() } else { path.display().to_string() };
-            let text = read(&path).with_context(|| format!("reading {name}"))?;
+        for (name, text) in self.texts()? {
             let documents = yaml::documents(&text).map_err(|error| anyhow::anyhow!("error parsing {name}: {error}"))?;
             let objects = documents.into_iter().flat_map(unlist);
             let wanted = objects.filter(|object| selector.matches(meta::labels(object)));
             all.extend(wanted.map(|object| Manifest { file: name.clone(), object }));
         }
         Ok(all)
+    }
+
+    /// Names and contents of everything that is given.
+    fn texts(&self) -> Result<Vec<(String, String)>> {
+        if let Some(dir) = &self.kustomize {
+            ensure!(self.filename.is_empty(), "only one of -f or -k can be specified");
+            return Ok(vec![(dir.clone(), kustomize(dir)?)]);
+        }
+        let mut paths = Vec::new();
+        for path in &self.filename {
+            self.collect(path, true, &mut paths)?;
+        }
+        let text = |path: PathBuf| {
+            let name = if path == Path::new("-") { "STDIN".to_owned() } else { path.display().to_string() };
+            let text = read(&path).with_context(|| format!("reading {name}"))?;
+            Ok((name, text))
+        };
+        paths.into_iter().map(text).collect()
     }
 
     fn collect(&self, path: &Path, given: bool, into: &mut Vec<PathBuf>) -> Result<()> {
@@ -141,6 +150,22 @@ impl Files {
 
 fn read(path: &Path) -> std::io::Result<String> {
     if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) }
+}
+
+/// What a kustomization builds. Kustomize is a language of its own, and whoever writes it has its tool.
+fn kustomize(dir: &str) -> Result<String> {
+    for (program, word) in [("kubectl", "kustomize"), ("kustomize", "build")] {
+        let out = match Command::new(program).args([word, dir]).output() {
+            Ok(out) => out,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("running {program}")),
+        };
+        let said = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "{}", said.trim().trim_start_matches("error: ").trim_start_matches("Error: "));
+        eprint!("{said}"); // Warnings.
+        return String::from_utf8(out.stdout).with_context(|| format!("what {program} built"));
+    }
+    bail!("neither kubectl nor kustomize is on PATH, and one of them has to build {dir:?}; -f takes what it prints");
 }
 
 fn unlist(object: Value) -> Vec<Value> {

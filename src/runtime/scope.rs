@@ -83,7 +83,11 @@ pub fn release(cluster: &str) -> Result<()> {
     let Some(scope) = directory(cluster)?.filter(|scope| scope.exists()) else { return Ok(()) };
     manager(cluster)?.remove().map_err(|e| error(cluster, e))?;
     until_forgotten(cluster)?;
-    cgroup::remove_tree(&scope, Instant::now() + PATIENCE).map_err(|e| error(cluster, e))
+    cgroup::remove_tree(&scope, Instant::now() + PATIENCE).map_err(|e| error(cluster, e))?;
+    match known(cluster).exists() {
+        true => Err(error(cluster, format!("systemd keeps it: systemctl reset-failed {}", unit(cluster)))),
+        false => Ok(()),
+    }
 }
 
 /// There while systemd knows the scope.

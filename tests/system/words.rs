@@ -320,6 +320,13 @@ rollout resume deployment -A
 rollout
 "#;
 
+/// Other names and a generated object for what is in a file.
+const KUSTOMIZATION: &str = r#"
+resources: [file.yaml]
+namePrefix: my-
+configMapGenerator: [{name: made, literals: [a=b]}]
+"#;
+
 /// Applied first, and then [`CHANGED`]: of one object the server refuses the change, the other is not wanted any more.
 const FIRST: &str = r#"
 apiVersion: v1
@@ -360,6 +367,13 @@ fn all(cluster: &Cluster) {
     std::fs::write(&file, FILE).unwrap();
     for line in LINES.lines().filter(|line| !line.is_empty()) {
         same(&space, &words(line, &file.display().to_string()));
+    }
+    let kustomized = cluster.data.join("kustomized");
+    std::fs::create_dir(&kustomized).unwrap();
+    std::fs::copy(&file, kustomized.join("file.yaml")).unwrap();
+    std::fs::write(kustomized.join("kustomization.yaml"), KUSTOMIZATION).unwrap();
+    for line in ["apply -k @ --dry-run=server", "apply -k @ -l a=b", "apply -k @ -f x", "get -k @/no -o name"] {
+        same(&space, &words(line, &kustomized.display().to_string()));
     }
     for line in REFUSED.lines().filter(|line| !line.is_empty()) {
         for said in both(&space, &words(line, "")) {

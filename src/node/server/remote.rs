@@ -267,8 +267,10 @@ impl Keyboard {
     }
 }
 
+/// Several sizes may come as one piece of a stream; the last is the one.
 fn resize(resizer: &Resizer, data: &[u8]) {
-    let size: Value = serde_json::from_slice(data).unwrap_or_default();
+    let size: Value =
+        serde_json::Deserializer::from_slice(data).into_iter().map_while(Result::ok).last().unwrap_or_default();
     let side = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok());
     if let (Some(width), Some(height)) = (side("Width"), side("Height"))
         && let Err(error) = resizer.resize(width, height)

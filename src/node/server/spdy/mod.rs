@@ -36,8 +36,7 @@ const QUEUE: usize = 16;
 const IDLE: Duration = Duration::from_secs(4 * 60 * 60);
 /// How long a full stream may hold up the connection.
 const STALL: Duration = Duration::from_secs(30);
-/// How long the rest may take to get out, and how long the client may take to hang up, once we are done.
-const FLUSH: Duration = Duration::from_secs(30);
+/// How long the rest may take to get out, and again how long the client may take to hang up, once we are done.
 const GOODBYE: Duration = Duration::from_secs(30);
 /// Statuses of RST_STREAM.
 const REFUSED: u32 = 3;
@@ -163,7 +162,7 @@ pub fn start<T: AsyncRead + AsyncWrite + Send + 'static>(transport: T) -> mpsc::
         table.lock().clear();
         drop((frames, opened));
         let writer_handle = writer.abort_handle();
-        if timeout(FLUSH, writer).await.is_err() {
+        if timeout(GOODBYE, writer).await.is_err() {
             writer_handle.abort();
         }
         // A connection closed over unread input is reset, and with it what the client has not read yet.
