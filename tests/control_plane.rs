@@ -10,7 +10,7 @@ use coracle::{
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount},
+    core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Service, ServiceAccount, Taint},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -23,6 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 /// What takes longer is stuck.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long nodes may be silent, where that matters; elsewhere for ever.
+const GRACE: Duration = Duration::from_secs(2);
+const EVER: Duration = Duration::from_secs(3600);
 
 /// A time on this machine, which may be said to be slower than the one the tests are written for.
 fn here(time: Duration) -> Duration {
@@ -54,7 +58,8 @@ impl Drop for Plane {
 }
 
 impl Plane {
-    async fn start() -> Self {
+    /// Nodes that nobody speaks for are lost after `grace`.
+    async fn start(grace: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = pki::Pki::ensure(dir.path(), &[], jiff::Timestamp::now()).unwrap();
         let config = apiserver::Config {
@@ -71,7 +76,7 @@ impl Plane {
         let client = |user: &str| in_process(server.router(), Identity::new(user, &[]));
         let manager = client("system:kube-controller-manager");
         let config = controllers::Config {
-            node_monitor_grace: here(Duration::from_secs(2)),
+            node_monitor_grace: grace,
             root_ca: "-----BEGIN CERTIFICATE-----".to_owned(),
             ..controllers::Config::default()
         };
@@ -109,11 +114,26 @@ impl Plane {
         let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}});
         nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
         let room = json!({"cpu": cpu, "memory": "1Gi", "pods": "110"});
-        let now = jiff::Timestamp::now().to_string();
-        let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
-            "lastHeartbeatTime": now, "lastTransitionTime": now});
-        let status = json!({"status": {"capacity": room, "allocatable": room, "conditions": [ready]}});
+        let status = json!({"status": {"capacity": room, "allocatable": room, "conditions": [alive()]}});
         nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// Says that a node is alive, again and again, until it is aborted.
+    fn heart(&self, name: &'static str) -> tokio::task::JoinHandle<()> {
+        let nodes = Api::<Node>::all(self.client.clone());
+        tokio::spawn(async move {
+            loop {
+                let status = Patch::Merge(json!({"status": {"conditions": [alive()]}}));
+                nodes.patch_status(name, &PatchParams::default(), &status).await.unwrap();
+                tokio::time::sleep(GRACE / 10).await;
+            }
+        })
+    }
+
+    /// The taints of nodes, all together, are what is said of them.
+    async fn taints(&self, what: &str, holds: impl Fn(&[Taint]) -> bool) {
+        let of = |node: &Arc<Node>| node.spec.clone().unwrap_or_default().taints.unwrap_or_default();
+        self.until::<Node>(what, |all| holds(&all.iter().flat_map(of).collect::<Vec<_>>())).await;
     }
 
     /// Says of every pod with a node that it runs and is ready, except those labelled `broken`; and lets go those that
@@ -171,6 +191,12 @@ impl Plane {
     }
 }
 
+fn alive() -> Value {
+    let now = jiff::Timestamp::now().to_string();
+    json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "", "lastHeartbeatTime": now,
+        "lastTransitionTime": now})
+}
+
 fn deployment(name: &str, replicas: i32, image: &str) -> Value {
     json!({
         "metadata": {"name": name},
@@ -198,11 +224,13 @@ fn ready(pods: &[Arc<Pod>], image: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_becomes_pods_behind_a_service_rolls_over_and_goes() {
-    let plane = Plane::start().await;
+    let plane = Plane::start(EVER).await;
     plane.kubelet();
     for node in ["node-1", "node-2", "node-3"] {
         plane.node(node, "4").await;
     }
+    // Until it is ready a node takes nothing, and what is placed without it stays where it is.
+    plane.taints("all take pods", <[_]>::is_empty).await;
     plane.create::<Deployment>(deployment("web", 6, "one")).await;
     let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
     plane.create::<Service>(service).await;
@@ -269,7 +297,7 @@ async fn a_deployment_becomes_pods_behind_a_service_rolls_over_and_goes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_gets_its_account_and_ca_and_goes_with_everything_in_it() {
-    let plane = Plane::start().await;
+    let plane = Plane::start(EVER).await;
     plane.kubelet();
     plane.node("node-1", "4").await;
     let namespaces = Api::<Namespace>::all(plane.client.clone());
@@ -294,7 +322,7 @@ async fn a_namespace_gets_its_account_and_ca_and_goes_with_everything_in_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_room_comes() {
-    let plane = Plane::start().await;
+    let plane = Plane::start(EVER).await;
     plane.node("node-1", "1").await;
     plane.node("node-2", "1").await;
     let nodes = Api::<Node>::all(plane.client.clone());
@@ -325,22 +353,22 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_room_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_node_is_tainted_and_its_pods_are_replaced_elsewhere() {
-    let plane = Plane::start().await;
+    let plane = Plane::start(here(GRACE)).await;
     plane.kubelet();
     plane.node("node-1", "4").await;
+    let heart = plane.heart("node-1");
     plane.create::<Deployment>(deployment("web", 2, "one")).await;
     plane.until::<Pod>("ready", |pods| ready(pods, "one") == 2).await;
-    // node-1 never renews a lease; node-2 does, by its status.
-    let taints = |all: &[Arc<Node>]| {
-        let of = |node: &Arc<Node>| node.spec.clone().unwrap_or_default().taints.unwrap_or_default();
-        all.iter().filter(|n| n.metadata.name.as_deref() == Some("node-1")).flat_map(of).count()
-    };
-    plane.until::<Node>("unreachable", |all| taints(all) == 2).await;
+    heart.abort();
+    let unreachable = |taint: &Taint| taint.key == "node.kubernetes.io/unreachable";
+    plane.taints("unreachable", |all| all.iter().filter(|t| unreachable(t)).count() == 2).await;
     plane.node("node-2", "4").await;
+    let heart = plane.heart("node-2");
     plane
         .until::<Pod>("elsewhere", |pods| {
             let on_2 = |p: &&Arc<Pod>| p.spec.as_ref().unwrap().node_name.as_deref() == Some("node-2");
             pods.iter().filter(on_2).count() == 2 && pods.len() == 2
         })
         .await;
+    heart.abort();
 }

@@ -15,7 +15,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Enough for machines that are emulated.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A directory, a cgroup and a runtime of their own; removed at the end, and checked to be removable.
 struct Bed {

@@ -226,13 +226,14 @@ fn attributes(request: &Request<Body>, path: &ResourcePath, query: &Query) -> At
         ("", "namespaces") => &path.name,
         _ => &path.namespace,
     };
+    let verb = route::rbac_verb(request.method(), path, query);
     Attributes {
-        verb: route::rbac_verb(request.method(), path, query).to_owned(),
+        verb: verb.to_owned(),
         group: path.group.clone(),
         resource: path.plural.clone(),
         subresource: path.subresource.clone(),
         namespace: namespace.clone(),
-        name: path.name.clone(),
+        name: route::rbac_name(verb, path, query),
         path: String::new(),
     }
 }

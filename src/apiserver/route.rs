@@ -128,6 +128,17 @@ pub(super) fn rbac_verb(method: &Method, path: &ResourcePath, query: &Query) -> 
     }
 }
 
+/// The name RBAC knows a request by: of a list or watch the one its field selector pins, so that `resourceNames` can
+/// allow it. Not of a deletecollection, which Kubernetes allows for all names or none.
+pub(super) fn rbac_name(verb: &str, path: &ResourcePath, query: &Query) -> String {
+    let pinned = || {
+        let kind = find(&path.group, &path.version, &path.plural)?;
+        FieldSelector::parse(kind, query.get("fieldSelector")).ok()?.name().map(str::to_owned)
+    };
+    let selects = path.name.is_empty() && matches!(verb, "list" | "watch");
+    selects.then(pinned).flatten().unwrap_or_else(|| path.name.clone())
+}
+
 /// The operation a request asks for.
 pub(super) fn operation(
     method: &Method,

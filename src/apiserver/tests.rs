@@ -474,6 +474,20 @@ async fn only_what_a_rule_allows_is_allowed() {
     let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
     assert_eq!(c.as_user(jane(), "POST", reviews, ask("list")).await.1["status"]["allowed"], true);
     assert_eq!(c.as_user(jane(), "POST", reviews, ask("get")).await.1["status"]["allowed"], false);
+    let named = json!([{"verbs": ["*"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"]}]);
+    c.ok("PATCH", &format!("{rbac}/roles/r"), json!({"rules": named})).await;
+    for (method, query, wanted) in [
+        ("GET", "", 403),
+        ("GET", "?fieldSelector=metadata.name%3Da", 200),
+        ("GET", "?fieldSelector=metadata.name%3Da&watch=true", 200),
+        ("GET", "?fieldSelector=metadata.namespace%3Ddefault,metadata.name%3D%3Da", 200),
+        ("GET", "?fieldSelector=metadata.name%3Db", 403),
+        ("GET", "?fieldSelector=metadata.name%21%3Da", 403),
+        ("DELETE", "?fieldSelector=metadata.name%3Da", 403),
+    ] {
+        let request = Cluster::request(method, &format!("{MAPS}{query}"), jane(), &Value::Null);
+        assert_eq!(c.send(request).await.status().as_u16(), wanted, "{method} {query}");
+    }
     c.ok("DELETE", &format!("{rbac}/rolebindings/r"), Value::Null).await;
     assert_eq!(c.as_user(jane(), "GET", MAPS, Value::Null).await.0, 403);
     let (status, _) = c.as_user(None, "GET", "/healthz", Value::Null).await;

@@ -100,13 +100,9 @@ fn endpoints(service: &Service, pods: &[Arc<Pod>]) -> Endpoints {
             continue;
         }
         count += 1;
-        let ports = ports(service, pod);
-        let place = subsets.iter().position(|(known, _)| *known == ports).unwrap_or_else(|| {
-            subsets.push((ports, Default::default()));
-            subsets.len() - 1
-        });
         let list = usize::from(!(unready || pods::is_ready(pod)));
-        subsets[place].1[list].insert(address.to_owned(), endpoint_address(service, pod, address));
+        let lists = services::members(&mut subsets, ports(service, pod));
+        lists[list].insert(address.to_owned(), endpoint_address(service, pod, address));
     }
     let subsets: Vec<_> = subsets.into_iter().map(subset).collect();
     let mut labels = services::labels(service);

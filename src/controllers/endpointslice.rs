@@ -9,7 +9,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod, Service, ServicePort},
     discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
 };
-use kube::api::ObjectMeta;
+use kube::{Resource, api::ObjectMeta};
 
 use super::{Context, Controller, Loop, pods, services};
 use crate::client::{Action, Informer, ObjectKey, Plan, Result, WorkQueue, is_owned_by, meta_labels, owner_reference};
@@ -27,19 +27,19 @@ const SLICE_SIZE: usize = 100;
 pub(super) fn start(context: &Context) -> Loop {
     let (services, pods) = (context.informers.of::<Service>(), context.informers.of::<Pod>());
     let (slices, nodes) = (context.informers.of::<EndpointSlice>(), context.informers.of::<Node>());
-    slices.add_index(BY_SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect());
+    slices.add_index(BY_SERVICE, |slice| service_of(slice, MANAGER).map(|key| key.to_string()).into_iter().collect());
     let queue = Arc::new(WorkQueue::default());
     services.feed(queue.clone(), |change| [ObjectKey::of(change.latest())]);
-    slices.feed(queue.clone(), |change| change.either().filter_map(|slice| service_of(slice)).collect::<Vec<_>>());
+    slices.feed(queue.clone(), |change| change.either().filter_map(|s| service_of(s, MANAGER)).collect::<Vec<_>>());
     services::wake_by_pods(&pods, services.clone(), queue.clone());
     context.run(Slices { services, pods, slices, nodes }, queue)
 }
 
-/// The service of a slice of ours.
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+/// The service of a slice, if `manager` writes it.
+pub(super) fn service_of(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
     let labels = meta_labels(&slice.metadata);
-    let ours = labels.get(MANAGED_BY_LABEL).is_some_and(|manager| manager == MANAGER);
-    let name = labels.get(SERVICE_LABEL).filter(|_| ours)?;
+    let its = labels.get(MANAGED_BY_LABEL).is_some_and(|by| by == manager);
+    let name = labels.get(SERVICE_LABEL).filter(|_| its)?;
     Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name))
 }
 
@@ -85,7 +85,9 @@ impl Controller for Slices {
 }
 
 /// The ports of a slice, in the service's order: all its endpoints have them.
-type Ports = Vec<EndpointPort>;
+pub(super) type Ports = Vec<EndpointPort>;
+/// Endpoints by address, for each set of ports they have.
+pub(super) type Groups = Vec<(Ports, BTreeMap<String, Endpoint>)>;
 
 /// Slices of a deleted service are the garbage collector's.
 fn plan(view: &View) -> Plan<Action> {
@@ -95,62 +97,61 @@ fn plan(view: &View) -> Plan<Action> {
     if services::selector(service).is_none() || service.metadata.deletion_timestamp.is_some() {
         return Plan::default();
     }
-    let mut groups = wanted(service, view);
-    let mut plan = Plan::default();
-    let (mut deletions, mut kept) = (Vec::new(), 0);
-    for slice in view.slices.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none()) {
-        let endpoints = groups.iter_mut().find(|(ports, _)| same_ports(slice, ports));
-        let retained = endpoints.map(|(_, endpoints)| retain(slice, endpoints)).unwrap_or_default();
-        let space = SLICE_SIZE.saturating_sub(retained.len());
-        let group = groups.iter_mut().find(|(ports, _)| same_ports(slice, ports));
-        let mut endpoints = retained;
-        // Who is not in any other slice either moves in here, but never disturbs a slice that needs no change for it:
-        // a new slice is cheaper for every reader than a shifted one.
-        if let Some((_, waiting)) = group {
-            let homeless: Vec<String> = homeless(waiting, &view.slices).into_iter().take(space).collect();
+    let (blank, groups) = (blank(service, MANAGER, services::labels(service)), wanted(service, view));
+    let none = groups.is_empty();
+    let (mut steps, mut left) = spread(&blank, SLICE_SIZE, groups, &view.slices);
+    // A service without endpoints keeps one empty slice: readers tell "none" from "not yet".
+    if none {
+        steps.extend(match left.pop() {
+            Some(last) => update(&blank, last, Vec::new()),
+            None => Some(Action::create(&blank)),
+        });
+    }
+    steps.extend(left.into_iter().map(Action::delete));
+    Plan::of(steps)
+}
+
+/// Houses the endpoints in slices of at most `size` that are like `blank`; also returns those that nobody needs.
+pub(super) fn spread<'a>(
+    blank: &EndpointSlice,
+    size: usize,
+    mut groups: Groups,
+    slices: &'a [Arc<EndpointSlice>],
+) -> (Vec<Action>, Vec<&'a EndpointSlice>) {
+    let (mut steps, mut left) = (Vec::new(), Vec::new());
+    for slice in slices.iter().filter(|slice| slice.metadata.deletion_timestamp.is_none()) {
+        let mut endpoints = Vec::new();
+        if let Some((ports, waiting)) = groups.iter_mut().find(|(ports, _)| same_ports(slice, ports)) {
+            endpoints = retain(slice, waiting);
+            // Who is not in any other slice either moves in here, but never disturbs a slice that needs no change for
+            // it: a new slice is cheaper for every reader than a shifted one.
+            let space = size.saturating_sub(endpoints.len());
+            let homeless: Vec<String> = homeless(waiting, ports, slices).into_iter().take(space).collect();
             endpoints.extend(homeless.iter().filter_map(|address| waiting.remove(address)));
         }
         if endpoints.is_empty() {
-            deletions.push(slice);
-            continue;
+            left.push(slice.as_ref());
+        } else {
+            steps.extend(update(blank, slice, endpoints));
         }
-        kept += 1;
-        plan.steps.extend(update(service, slice, endpoints));
     }
     for (ports, waiting) in groups {
         let waiting: Vec<Endpoint> = waiting.into_values().collect();
-        for endpoints in waiting.chunks(SLICE_SIZE) {
-            kept += 1;
-            plan.push(Action::create(&slice(service, ports.clone(), endpoints.to_vec())));
+        for endpoints in waiting.chunks(size) {
+            let (endpoints, ports) = (endpoints.to_vec(), Some(ports.clone()));
+            steps.push(Action::create(&EndpointSlice { endpoints, ports, ..blank.clone() }));
         }
     }
-    finish(&mut plan, service, deletions, kept);
-    plan
+    (steps, left)
 }
 
-/// A service without endpoints keeps one empty slice: readers tell "none" from "not yet".
-fn finish(plan: &mut Plan<Action>, service: &Service, mut deletions: Vec<&Arc<EndpointSlice>>, kept: usize) {
-    if kept == 0 {
-        match deletions.pop() {
-            Some(last) => plan.steps.extend(update(service, last, Vec::new())),
-            None => plan.push(Action::create(&slice(service, Vec::new(), Vec::new()))),
-        }
-    }
-    plan.steps.extend(deletions.into_iter().map(|slice| Action::delete(slice.as_ref())));
-}
-
-/// The endpoints the service shall have, by address, for each set of ports that pods resolve its ports to.
-fn wanted(service: &Service, view: &View) -> Vec<(Ports, BTreeMap<String, Endpoint>)> {
-    let mut groups: Vec<(Ports, BTreeMap<String, Endpoint>)> = Vec::new();
+/// The endpoints the service shall have.
+fn wanted(service: &Service, view: &View) -> Groups {
+    let mut groups = Groups::new();
     for pod in view.pods.iter().filter(|pod| !pods::is_terminal(pod)) {
-        let Some(address) = services::address(pod) else {
-            continue;
-        };
-        let ports = ports(service, pod);
-        let endpoint = endpoint(service, pod, address, &view.zones);
-        match groups.iter_mut().find(|(known, _)| *known == ports) {
-            Some((_, endpoints)) => drop(endpoints.insert(address.to_owned(), endpoint)),
-            None => groups.push((ports, BTreeMap::from([(address.to_owned(), endpoint)]))),
+        if let Some(address) = services::address(pod) {
+            let endpoint = endpoint(service, pod, address, &view.zones);
+            services::members(&mut groups, ports(service, pod)).insert(address.to_owned(), endpoint);
         }
     }
     groups
@@ -200,39 +201,42 @@ fn addresses(slice: &EndpointSlice) -> impl Iterator<Item = &String> {
     slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses)
 }
 
-/// Those of `waiting` that are in none of the slices.
-fn homeless(waiting: &BTreeMap<String, Endpoint>, slices: &[Arc<EndpointSlice>]) -> Vec<String> {
-    let housed: BTreeSet<&String> = slices.iter().flat_map(|slice| addresses(slice)).collect();
+/// Those of `waiting` that are in none of the slices with these ports.
+fn homeless(waiting: &BTreeMap<String, Endpoint>, ports: &Ports, slices: &[Arc<EndpointSlice>]) -> Vec<String> {
+    let same = slices.iter().filter(|slice| same_ports(slice, ports));
+    let housed: BTreeSet<&String> = same.flat_map(|slice| addresses(slice)).collect();
     waiting.keys().filter(|address| !housed.contains(address)).cloned().collect()
 }
 
-fn update(service: &Service, old: &EndpointSlice, endpoints: Vec<Endpoint>) -> Option<Action> {
-    let fresh = slice(service, old.ports.clone().unwrap_or_default(), endpoints);
-    let mut new = old.clone();
-    new.endpoints = fresh.endpoints;
-    new.metadata.labels = fresh.metadata.labels;
-    if !is_owned_by(&new.metadata, service.metadata.uid.as_deref().unwrap_or_default()) {
-        new.metadata.owner_references = fresh.metadata.owner_references;
+fn update(blank: &EndpointSlice, old: &EndpointSlice, endpoints: Vec<Endpoint>) -> Option<Action> {
+    let mut new = EndpointSlice { endpoints, ..old.clone() };
+    new.metadata.labels = blank.metadata.labels.clone();
+    let owners = &blank.metadata.owner_references;
+    if !owners.iter().flatten().all(|owner| is_owned_by(&old.metadata, &owner.uid)) {
+        new.metadata.owner_references = owners.clone();
     }
     Action::update(old, &new)
 }
 
-fn slice(service: &Service, ports: Ports, endpoints: Vec<Endpoint>) -> EndpointSlice {
-    let name = service.metadata.name.clone().unwrap_or_default();
-    let mut labels = services::labels(service);
-    labels.insert(SERVICE_LABEL.to_owned(), name.clone());
-    labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGER.to_owned());
+/// A slice as `manager` writes it for the service of the owner's name, yet without endpoints.
+pub(super) fn blank<O: Resource<DynamicType = ()>>(
+    owner: &O,
+    manager: &str,
+    mut labels: BTreeMap<String, String>,
+) -> EndpointSlice {
+    let ObjectKey { namespace, name } = ObjectKey::of(owner);
+    let generate_name = Some(format!("{name}-"));
+    labels.extend([(SERVICE_LABEL.to_owned(), name), (MANAGED_BY_LABEL.to_owned(), manager.to_owned())]);
     EndpointSlice {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: service.metadata.namespace.clone(),
+            generate_name,
+            namespace: Some(namespace),
             labels: Some(labels),
-            owner_references: Some(vec![owner_reference(service)]),
+            owner_references: Some(vec![owner_reference(owner)]),
             ..ObjectMeta::default()
         },
         address_type: "IPv4".to_owned(),
-        endpoints,
-        ports: Some(ports),
+        ..EndpointSlice::default()
     }
 }
 

@@ -14,6 +14,8 @@
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
+mod event_ttl;
 mod garbage;
 mod namespace;
 mod node_lifecycle;
@@ -49,6 +51,8 @@ pub struct Config {
     pub node_startup_grace: Duration,
     /// Terminated pods that are kept for people to look at; the oldest beyond go.
     pub terminated_pods_kept: usize,
+    /// How long an Event is kept after its last write, as kube-apiserver's `--event-ttl`.
+    pub event_ttl: Duration,
     /// PEM of the cluster's CA, for the `kube-root-ca.crt` of every namespace.
     pub root_ca: String,
 }
@@ -59,6 +63,7 @@ impl Default for Config {
             node_monitor_grace: Duration::from_secs(6),
             node_startup_grace: Duration::from_secs(20),
             terminated_pods_kept: 1000,
+            event_ttl: Duration::from_secs(3600),
             root_ca: String::new(),
         }
     }
@@ -87,6 +92,7 @@ const STARTS: &[fn(&Context) -> Loop] = &[
     replicaset::start,
     endpointslice::start,
     endpoints::start,
+    endpointslice_mirroring::start,
     namespace::start,
     service_account::start,
     root_ca::start,
@@ -94,6 +100,7 @@ const STARTS: &[fn(&Context) -> Loop] = &[
     node_lifecycle::start,
     taint_eviction::start,
     pod_gc::start,
+    event_ttl::start,
 ];
 
 type Loop = BoxFuture<'static, ()>;

@@ -59,6 +59,15 @@ pub(super) fn ports<'a>(service: &'a Service, pod: &'a Pod) -> impl Iterator<Ite
     ports.filter_map(|port| Some((port, target_port(port, pod)?)))
 }
 
+/// The members of the group that has these ports.
+pub(super) fn members<P: PartialEq, M: Default>(groups: &mut Vec<(P, M)>, ports: P) -> &mut M {
+    let place = groups.iter().position(|(known, _)| *known == ports).unwrap_or_else(|| {
+        groups.push((ports, M::default()));
+        groups.len() - 1
+    });
+    &mut groups[place].1
+}
+
 /// The port's protocol.
 pub(super) fn protocol(port: &ServicePort) -> String {
     port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())

@@ -10,12 +10,16 @@ use std::net::Ipv4Addr;
 const TTL: u32 = 5;
 /// All SRV records of a service weigh the same.
 const WEIGHT: u16 = 100;
+/// How many aliases are followed, as in CoreDNS: services can name each other without end.
+const MAX_ALIASES: usize = 8;
 
 /// What is to be said.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// These records; further ones that help (addresses of SRV targets).
     Records(Vec<Record>, Vec<Record>),
+    /// These aliases; what the last one stands for, this name, is not ours: add what another resolver says of it.
+    Alias(Vec<Record>, Name),
     /// The name exists, but has no records of this type.
     NoData,
     /// No such name.
@@ -24,8 +28,29 @@ pub enum Answer {
     Elsewhere,
 }
 
-/// Answers a question. `turn` rotates lists of addresses, so that clients that take the first spread out.
+/// Answers a question. `turn` rotates lists of addresses, so that clients that take the first spread out. Aliases are
+/// followed to their addresses, since the stub resolvers that ask us do not.
 pub fn answer(zone: &Zone, name: &Name, wanted: RecordType, turn: usize) -> Answer {
+    let (mut chain, extra) = match look_up(zone, name, wanted, turn) {
+        Answer::Records(records, extra) => (records, extra),
+        other => return other,
+    };
+    while matches!(wanted, RecordType::A | RecordType::AAAA)
+        && chain.len() < MAX_ALIASES
+        && let Some(RData::CNAME(CNAME(target))) = chain.last().map(Record::data)
+        && chain.iter().all(|alias| alias.name() != target)
+    {
+        let target = target.clone();
+        match look_up(zone, &target, wanted, turn) {
+            Answer::Records(records, _) => chain.extend(records),
+            Answer::Elsewhere => return Answer::Alias(chain, target),
+            _ => break,
+        }
+    }
+    Answer::Records(chain, extra)
+}
+
+fn look_up(zone: &Zone, name: &Name, wanted: RecordType, turn: usize) -> Answer {
     let labels: Vec<String> = name.iter().map(|label| String::from_utf8_lossy(label).to_lowercase()).collect();
     let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
     match labels.as_slice() {
@@ -198,33 +223,37 @@ mod tests {
         zone.set("default", "empty", Some(records(&service(json!({"clusterIP": "None"})), &[])));
         let all = service(json!({"clusterIP": "None", "publishNotReadyAddresses": true}));
         zone.set("other", "all", Some(records(&all, &slices)));
-        zone.set(
-            "other",
-            "ext",
-            Some(records(&service(json!({"type": "ExternalName", "externalName": "example.org"})), &[])),
-        );
+        for (name, target) in [
+            ("ext", "example.org"),
+            ("near", "db.default.svc.cluster.local"),
+            ("twice", "ext.other.svc.cluster.local"),
+            ("gone", "nope.default.svc.cluster.local"),
+            ("loop", "loop.other.svc.cluster.local"),
+        ] {
+            let service = service(json!({"type": "ExternalName", "externalName": target}));
+            zone.set("other", name, Some(records(&service, &[])));
+        }
+        for n in 0..=MAX_ALIASES {
+            let next = format!("{}.long.svc.cluster.local", n + 1);
+            zone.set("long", &n.to_string(), Some(Records::External(next)));
+        }
         zone
     }
 
     /// The answer in one line.
     fn ask(name: &str, wanted: RecordType) -> String {
+        let shown = |all: &[Record]| all.iter().map(|r| r.data().to_string()).collect::<Vec<_>>().join(", ");
         match answer(&zone(), &Name::from_utf8(name).unwrap(), wanted, 0) {
-            Answer::Records(records, extra) => {
-                let shown = |r: &Record| r.data().to_string();
-                let extra = if extra.is_empty() {
-                    String::new()
-                } else {
-                    format!(" + {}", extra.iter().map(shown).collect::<Vec<_>>().join(", "))
-                };
-                records.iter().map(shown).collect::<Vec<_>>().join(", ") + &extra
-            }
+            Answer::Records(records, extra) if extra.is_empty() => shown(&records),
+            Answer::Records(records, extra) => format!("{} + {}", shown(&records), shown(&extra)),
+            Answer::Alias(records, target) => format!("{} + {target}?", shown(&records)),
             other => format!("{other:?}"),
         }
     }
 
     #[test]
     fn names_have_the_records_of_the_specification() {
-        use RecordType::{A, AAAA, PTR, SRV};
+        use RecordType::{A, AAAA, CNAME, PTR, SRV};
         for (name, wanted, want) in [
             ("web.default.svc.cluster.local.", A, "10.96.0.9"),
             ("WEB.Default.svc.Cluster.local.", A, "10.96.0.9"),
@@ -245,7 +274,14 @@ mod tests {
             ),
             ("empty.default.svc.cluster.local.", A, "NxDomain"),
             ("all.other.svc.cluster.local.", A, "10.244.2.3, 10.244.3.4, 10.244.1.2"),
-            ("ext.other.svc.cluster.local.", A, "example.org."),
+            ("ext.other.svc.cluster.local.", CNAME, "example.org."),
+            ("ext.other.svc.cluster.local.", A, "example.org. + example.org.?"),
+            ("ext.other.svc.cluster.local.", AAAA, "example.org. + example.org.?"),
+            ("twice.other.svc.cluster.local.", A, "ext.other.svc.cluster.local., example.org. + example.org.?"),
+            ("near.other.svc.cluster.local.", A, "db.default.svc.cluster.local., 10.244.2.3, 10.244.1.2"),
+            ("near.other.svc.cluster.local.", AAAA, "db.default.svc.cluster.local."),
+            ("gone.other.svc.cluster.local.", A, "nope.default.svc.cluster.local."),
+            ("loop.other.svc.cluster.local.", A, "loop.other.svc.cluster.local."),
             ("10-244-9-9.default.pod.cluster.local.", A, "10.244.9.9"),
             ("words.default.pod.cluster.local.", A, "NxDomain"),
             ("default.svc.cluster.local.", A, "NoData"),
@@ -260,12 +296,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_address_takes_turns() {
-        let name = Name::from_utf8("db.default.svc.cluster.local.").unwrap();
-        let first = |turn| match answer(&zone(), &name, RecordType::A, turn) {
-            Answer::Records(records, _) => records[0].data().to_string(),
-            other => panic!("{other:?}"),
-        };
-        assert_ne!(first(0), first(1));
+    fn aliases_of_aliases_end() {
+        assert_eq!(ask("0.long.svc.cluster.local.", RecordType::A).split(", ").count(), MAX_ALIASES);
+    }
+
+    #[test]
+    fn the_first_address_takes_turns_after_its_alias() {
+        for (name, at) in [("db.default.svc.cluster.local.", 0), ("near.other.svc.cluster.local.", 1)] {
+            let name = Name::from_utf8(name).unwrap();
+            let address = |turn| match answer(&zone(), &name, RecordType::A, turn) {
+                Answer::Records(records, _) => records[at].data().to_string(),
+                other => panic!("{other:?}"),
+            };
+            assert_ne!(address(0), address(1));
+        }
     }
 }

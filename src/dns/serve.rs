@@ -3,6 +3,7 @@
 use super::answer::{Answer, answer, authority};
 use super::zone::Zone;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -92,12 +93,17 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
             .extensions()
             .as_ref()
             .map_or(PLAIN_PAYLOAD, |e| usize::from(e.max_payload().min(MAX_PAYLOAD)).max(PLAIN_PAYLOAD));
-        if let Some(reply) = server.local(&question) {
-            send(&socket, &reply, from, limit).await;
+        let local = server.local(&question);
+        if let Some((reply, None)) = &local {
+            send(&socket, reply, from, limit).await;
             continue;
         }
         let (server, socket, raw) = (server.clone(), socket.clone(), buffer[..length].to_vec());
         tokio::spawn(async move {
+            if let Some(local) = local {
+                let reply = server.complete(&question, local, false).await;
+                return send(&socket, &reply, from, limit).await;
+            }
             match server.forward(&raw, false).await {
                 Some(bytes) => reply_raw(&socket, &bytes, from).await,
                 None => send(&socket, &failure(&question), from, limit).await,
@@ -151,7 +157,7 @@ async fn converse(server: &Server, mut stream: TcpStream) -> anyhow::Result<()> 
         tokio::time::timeout(IDLE_TIMEOUT, stream.read_exact(&mut raw)).await??;
         let question = Message::from_vec(&raw)?;
         let bytes = match server.local(&question) {
-            Some(reply) => reply.to_vec()?,
+            Some(local) => server.complete(&question, local, true).await.to_vec()?,
             None => match server.forward(&raw, true).await {
                 Some(bytes) => bytes,
                 None => failure(&question).to_vec()?,
@@ -164,24 +170,29 @@ async fn converse(server: &Server, mut stream: TcpStream) -> anyhow::Result<()> 
 }
 
 impl Server {
-    /// The answer, if it can be given from here.
-    fn local(&self, question: &Message) -> Option<Message> {
+    /// The answer, if it can be given from here, and the name whose addresses another resolver is to add.
+    fn local(&self, question: &Message) -> Option<(Message, Option<Name>)> {
         if question.message_type() != MessageType::Query {
-            return Some(reply_to(question, ResponseCode::FormErr));
+            return Some((reply_to(question, ResponseCode::FormErr), None));
         }
         if question.op_code() != OpCode::Query {
-            return Some(reply_to(question, ResponseCode::NotImp));
+            return Some((reply_to(question, ResponseCode::NotImp), None));
         }
         let [query] = question.queries() else {
-            return Some(reply_to(question, ResponseCode::FormErr));
+            return Some((reply_to(question, ResponseCode::FormErr), None));
         };
         let found = {
             let zone = self.zone.read().unwrap_or_else(PoisonError::into_inner);
             answer(&zone, query.name(), query.query_type(), usize::from(question.id()))
         };
+        let mut target = None;
         let (code, records, extra) = match found {
             Answer::Elsewhere => return None,
             Answer::Records(records, extra) => (ResponseCode::NoError, records, extra),
+            Answer::Alias(records, name) => {
+                target = Some(name);
+                (ResponseCode::NoError, records, Vec::new())
+            }
             Answer::NoData => (ResponseCode::NoError, Vec::new(), Vec::new()),
             Answer::NxDomain => (ResponseCode::NXDomain, Vec::new(), Vec::new()),
         };
@@ -191,7 +202,28 @@ impl Server {
             reply.add_name_servers(authority());
         }
         reply.add_answers(records).add_additionals(extra);
-        Some(reply)
+        Some((reply, target))
+    }
+
+    /// Adds what another resolver says of an alias's target; if none says anything, the alias is told alone.
+    async fn complete(&self, question: &Message, local: (Message, Option<Name>), tcp: bool) -> Message {
+        let (mut reply, target) = local;
+        let Some(target) = target else {
+            return reply;
+        };
+        let mut asked = question.clone();
+        for query in asked.queries_mut() {
+            query.set_name(target.clone());
+        }
+        if let Ok(raw) = asked.to_vec()
+            && let Some(bytes) = self.forward(&raw, tcp).await
+            && let Ok(told) = Message::from_vec(&bytes)
+        {
+            let useful = [RecordType::A, RecordType::AAAA, RecordType::CNAME];
+            let records = told.answers().iter().filter(|record| useful.contains(&record.record_type()));
+            reply.set_truncated(told.truncated()).add_answers(records.cloned());
+        }
+        reply
     }
 
     /// What the first resolver that answers says, as it said it.
@@ -267,7 +299,8 @@ mod tests {
     use super::*;
     use crate::dns::zone::Records;
     use hickory_proto::op::Query;
-    use hickory_proto::rr::{Name, RecordType};
+    use hickory_proto::rr::rdata::{A, TXT};
+    use hickory_proto::rr::{RData, Record};
 
     fn question(name: &str) -> Message {
         let mut message = Message::new();
@@ -283,6 +316,35 @@ mod tests {
         let text = "# x\nsearch a b\nnameserver 10.0.0.1\nnameserver bad\noptions ndots:5\nnameserver ::1\nnameserver 1.1.1.1\nnameserver 8.8.8.8\n";
         let got: Vec<String> = resolvers(text).iter().map(ToString::to_string).collect();
         assert_eq!(got, ["10.0.0.1:53", "[::1]:53", "1.1.1.1:53"]);
+    }
+
+    /// A resolver on loopback answers one question; then there is nobody to ask.
+    #[tokio::test]
+    async fn the_addresses_of_an_alias_are_asked_for() {
+        let resolver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = resolver.local_addr().unwrap();
+        let told = tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            let (length, from) = resolver.recv_from(&mut buffer).await.unwrap();
+            let asked = Message::from_vec(&buffer[..length]).unwrap();
+            let record = |data| Record::from_rdata(asked.queries()[0].name().clone(), 60, data);
+            let mut told = reply_to(&asked, ResponseCode::NoError);
+            told.add_answer(record(RData::TXT(TXT::new(vec!["no address".into()]))));
+            told.add_answer(record(RData::A(A::new(192, 0, 2, 1))));
+            resolver.send_to(&told.to_vec().unwrap(), from).await.unwrap();
+        });
+        let mut zone = Zone::default();
+        zone.set("default", "e", Some(Records::External("example.org".into())));
+        let zone = Arc::new(RwLock::new(zone));
+        let asked = question("e.default.svc.cluster.local.");
+        for (resolvers, want) in [(vec![address], "example.org. 192.0.2.1"), (Vec::new(), "example.org.")] {
+            let server = Server { zone: zone.clone(), resolvers, forwards: Semaphore::new(1) };
+            let local = server.local(&asked).unwrap();
+            let reply = server.complete(&asked, local, false).await;
+            let data: Vec<String> = reply.answers().iter().map(|record| record.data().to_string()).collect();
+            assert_eq!((reply.id(), reply.queries(), data.join(" ")), (7, asked.queries(), want.to_owned()));
+        }
+        told.await.unwrap();
     }
 
     /// A server on loopback whose one resolver is another such server: local names, foreign names, no answer, TCP.

@@ -58,8 +58,9 @@ pub struct ServicePort {
     pub node_port: Option<u16>,
     /// Where traffic to `addresses` goes. Empty: refused.
     pub endpoints: BTreeSet<Endpoint>,
-    /// Where traffic to the node port goes: `None` the same endpoints, with the source masqueraded;
-    /// `Some` (externalTrafficPolicy Local) only these, with the source kept. Empty: dropped.
+    /// Where traffic to the node port and to addresses outside the service range goes: `None` the same endpoints, with the
+    /// source masqueraded; `Some` (externalTrafficPolicy Local) only these, with the source kept. Empty: dropped. Pods and
+    /// the node itself always reach `endpoints`.
     pub external: Option<BTreeSet<Endpoint>>,
     /// sessionAffinity ClientIP: seconds a client stays with its endpoint.
     pub affinity: Option<u32>,

@@ -3,7 +3,8 @@
 //! ```text
 //! prerouting ─┐                            ┌─▶ service-<ns/name/port>   dnat to one of its endpoints, or reject
 //! output ─────┴▶ dispatch ─ vmap @services ┤
-//!                         └ vmap @nodeports ─▶ nodeport-<…>             mark, then the same; or only local endpoints
+//!                         └ vmap @nodeports ─▶ nodeport-<…>             mark, then the same; policy Local: the same
+//!                                                                       for our own, local endpoints for others
 //! postrouting: masquerade what is marked, what comes back to its sender, what leaves the cluster
 //! ```
 //!
@@ -22,6 +23,9 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// Packets with this mark get the node's address as source. Kubernetes' own mark for it.
 const MASQUERADE_MARK: u32 = 0x4000;
+/// What the node itself sends has this mark from the output hook on, if any service has policy Local, which must tell
+/// it from what other nodes send. Nothing takes it off: only a flow's first packet has it, and no route asks for it.
+const NODE_MARK: u32 = 0x2000;
 const SERVICES: &str = "services";
 const NODEPORTS: &str = "nodeports";
 const HAIRPIN: &str = "hairpin";
@@ -56,7 +60,9 @@ pub fn node_table(cluster: &Cluster, services: &Services) -> Table {
         let (chain, entry) = (format!("service-{name}"), format!("nodeport-{name}"));
         let goto = |chain: &str| Item::Verdict(Verdict::Goto(chain.to_string()));
         for ip in &port.addresses {
-            by_address.elements.insert(service_key(*ip, port), goto(&chain));
+            // An address that is not the cluster's own is under the external policy, as the node port is.
+            let inside = port.external.is_none() || cluster.service_cidr.contains(*ip);
+            by_address.elements.insert(service_key(*ip, port), goto(if inside { &chain } else { &entry }));
         }
         for e in backends(port) {
             hairpin.elements.insert(concat(&[&e.ip.octets(), &e.ip.octets()]), Item::None);
@@ -68,7 +74,9 @@ pub fn node_table(cluster: &Cluster, services: &Services) -> Table {
         if let Some(number) = port.node_port {
             let key = concat(&[&[port.protocol.number()], &number.to_be_bytes()]);
             by_port.elements.insert(key, goto(&entry));
-            table.chains.insert(entry, rules(node_port(&chain, port, &affinity)));
+        }
+        if port.node_port.is_some() || port.external.is_some() {
+            table.chains.insert(entry, rules(from_outside(cluster, &chain, port, &affinity)));
         }
         table.chains.insert(chain, rules(cluster_address(cluster, port, &affinity)));
     }
@@ -77,7 +85,7 @@ pub fn node_table(cluster: &Cluster, services: &Services) -> Table {
         (NODEPORTS.to_string(), by_port),
         (HAIRPIN.to_string(), hairpin),
     ]);
-    table.chains.extend(frame(cluster));
+    table.chains.extend(frame(cluster, services.ports.iter().any(|p| p.external.is_some())));
     table
 }
 
@@ -94,13 +102,14 @@ fn backends(port: &ServicePort) -> impl Iterator<Item = &Endpoint> {
     port.endpoints.iter().chain(port.external.iter().flatten())
 }
 
-/// The chains that are the same whatever services there are.
-fn frame(cluster: &Cluster) -> [(String, Chain); 4] {
-    let to_dispatch = || vec![vec![Expr::Verdict(Verdict::Jump(DISPATCH.into()))]];
+/// The chains that are the same whatever services there are, but for the mark that a policy Local asks for.
+fn frame(cluster: &Cluster, local: bool) -> [(String, Chain); 4] {
+    let to_dispatch = vec![Expr::Verdict(Verdict::Jump(DISPATCH.into()))];
+    let from_node = if local { set_mark(NODE_MARK) } else { vec![] };
     let base = |hook, priority, rules| Chain { base: Some(Base { hook, priority }), rules };
     [
-        ("prerouting".into(), base(Hook::Prerouting, DSTNAT, to_dispatch())),
-        ("output".into(), base(Hook::Output, DSTNAT, to_dispatch())),
+        ("prerouting".into(), base(Hook::Prerouting, DSTNAT, vec![to_dispatch.clone()])),
+        ("output".into(), base(Hook::Output, DSTNAT, vec![[from_node, to_dispatch].concat()])),
         (DISPATCH.into(), rules(dispatch(cluster))),
         ("postrouting".into(), base(Hook::Postrouting, SRCNAT, postrouting(cluster))),
     ]
@@ -127,11 +136,7 @@ fn dispatch(cluster: &Cluster) -> Vec<Rule> {
 
 fn postrouting(cluster: &Cluster) -> Vec<Rule> {
     // The mark goes before the packet may be wrapped into VXLAN: the wrapper inherits it and is not to be translated.
-    let marked = [
-        vec![Expr::load(Part::Mark, 0), Expr::equals(0, &MASQUERADE_MARK.to_ne_bytes())],
-        set_mark(0),
-        vec![Expr::Masquerade],
-    ];
+    let marked = [has_mark(MASQUERADE_MARK), set_mark(0), vec![Expr::Masquerade]];
     // A pod that reaches itself through a service must get the answer back through the node.
     let hairpin = vec![
         Expr::load(Part::Saddr, 0),
@@ -158,14 +163,17 @@ fn cluster_address(cluster: &Cluster, port: &ServicePort, affinity: &Option<(Str
     [vec![foreign], balance(&port.endpoints, affinity)].concat()
 }
 
-/// What happens to packets for the service's port on a node.
-fn node_port(service: &str, port: &ServicePort, affinity: &Option<(String, u64)>) -> Vec<Rule> {
-    match &port.external {
-        None => vec![[set_mark(MASQUERADE_MARK), vec![Expr::Verdict(Verdict::Goto(service.into()))]].concat()],
-        // Policy Local: a client elsewhere tries another node; being silent is what load balancers' checks expect.
-        Some(local) if local.is_empty() => vec![vec![Expr::Verdict(Verdict::Drop)]],
-        Some(local) => balance(local, affinity),
-    }
+/// What happens to packets for the service's port on a node, and with policy Local for its addresses outside.
+fn from_outside(cluster: &Cluster, service: &str, port: &ServicePort, affinity: &Option<(String, u64)>) -> Vec<Rule> {
+    let to_service = |first: Rule| [first, vec![Expr::Verdict(Verdict::Goto(service.into()))]].concat();
+    let Some(local) = &port.external else {
+        return vec![to_service(set_mark(MASQUERADE_MARK))];
+    };
+    // Policy Local is for clients elsewhere: pods and the node itself reach all, as if a balancer had sent them round.
+    let ours = [within(Part::Saddr, cluster.pod_cidr, true), has_mark(NODE_MARK)].map(to_service);
+    // A client elsewhere tries another node; being silent is what load balancers' checks expect.
+    let others = if local.is_empty() { vec![vec![Expr::Verdict(Verdict::Drop)]] } else { balance(local, affinity) };
+    [ours.to_vec(), others].concat()
 }
 
 const CLIENT: Slot = 0;
@@ -217,6 +225,10 @@ fn affinity_map(timeout: u64, port: &ServicePort) -> Set {
 
 fn value(e: &Endpoint) -> Vec<u8> {
     concat(&[&e.ip.octets(), &e.port.to_be_bytes()])
+}
+
+fn has_mark(mark: u32) -> Rule {
+    vec![Expr::load(Part::Mark, 0), Expr::equals(0, &mark.to_ne_bytes())]
 }
 
 fn set_mark(mark: u32) -> Rule {
@@ -320,6 +332,7 @@ mod tests {
         let mut elsewhere = port("d/elsewhere:http", "10.96.0.22", &["10.244.2.3"]);
         elsewhere.node_port = Some(30082);
         elsewhere.external = Some(ends(&[]));
+        elsewhere.addresses.insert(ip("192.0.2.9"));
         let none = port("d/none:http", "10.96.0.23", &[]);
         let table = table(vec![web, local, elsewhere, none]);
         let mut t = Tracer::new(&table);
@@ -338,6 +351,15 @@ mod tests {
             ("172.30.0.1", "172.30.0.11:30080", "10.244.2.2:8080*"),
             ("172.30.0.1", "172.30.0.11:30081", "10.244.1.3:8080"),
             ("172.30.0.1", "172.30.0.11:30082", "Dropped"),
+            ("172.30.0.12", "172.30.0.11:30082", "Dropped"),
+            (POD, "172.30.0.11:30081", "10.244.1.3:8080"),
+            (POD, "172.30.0.11:30081", "10.244.2.3:8080"),
+            (POD, "172.30.0.11:30082", "10.244.2.3:8080"),
+            ("172.30.0.11", "172.30.0.11:30082", "10.244.2.3:8080*"),
+            ("172.30.0.1", "192.0.2.9:80", "Dropped"),
+            (POD, "192.0.2.9:80", "10.244.2.3:8080"),
+            ("172.30.0.11", "192.0.2.9:80", "10.244.2.3:8080*"),
+            ("172.30.0.11", "192.0.2.1:443", "192.0.2.1:443"),
             ("172.30.0.1", "172.30.0.11:22", "172.30.0.11:22"),
             ("172.30.0.1", "10.244.1.2:80", "10.244.1.2:80"),
         ] {
@@ -345,6 +367,19 @@ mod tests {
         }
         go(&mut t, POD, "10.96.0.20:80");
         assert_eq!(t.path, ["prerouting", "dispatch", "service-d/web/http", "postrouting"]);
+    }
+
+    #[test]
+    fn only_policy_local_has_the_nodes_own_packets_marked() {
+        let [plain, mut local] =
+            [20, 21].map(|k| port(&format!("d/s{k}:http"), &format!("10.96.0.{k}"), &["10.244.1.2"]));
+        local.external = Some(ends(&[]));
+        let (without, with) = (table(vec![plain.clone()]), table(vec![plain, local]));
+        let jump = vec![Expr::Verdict(Verdict::Jump(DISPATCH.into()))];
+        assert_eq!(without.chains["output"].rules, [jump.clone()]);
+        assert_eq!(with.chains["output"].rules, [[set_mark(NODE_MARK), jump].concat()]);
+        assert_eq!(with.chains["prerouting"], without.chains["prerouting"]);
+        assert_eq!(with.chains["service-d/s20/http"], without.chains["service-d/s20/http"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{
     sources::Refs,
     status::OWN_CONDITIONS,
 };
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use std::{
     collections::BTreeMap,
@@ -32,6 +33,12 @@ impl Entry {
     pub fn new(pod: Arc<Pod>, seen: Observed) -> Entry {
         let refs = Refs::of_volumes(&pod);
         Entry { refs, pod, seen, wanted: None, written: None, version: 0, writing: Arc::default() }
+    }
+
+    /// Has the files in its volumes brought up to date, or made, at once.
+    pub fn refresh(&mut self, now: Timestamp) {
+        self.seen.refresh_at = self.seen.volumes.then_some(now).or(self.seen.refresh_at);
+        self.seen.setup.iter_mut().for_each(|failure| failure.retry_at = now);
     }
 
     /// Whether somebody else changed, after us, what is ours to say: as the node lifecycle controller does with the

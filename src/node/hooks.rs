@@ -3,6 +3,7 @@
 use super::{
     Node, NodeError,
     observed::{Hook, Stopping},
+    plan::AFTER_HOOK,
     probe::{Asker, Kind, Target},
     spec,
     step::Why,
@@ -13,8 +14,6 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use nix::sys::signal::Signal;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-/// What a container still gets after its preStop hook has used up the grace period; the kubelet's number.
-const AFTER_HOOK: Duration = Duration::from_secs(2);
 /// How long a postStart hook may take; the kubelet would wait for ever.
 const POST_START: Duration = Duration::from_secs(600);
 
@@ -124,11 +123,12 @@ impl Node {
             }
         };
         self.note_container(pod, name, Severity::Normal, "Killing", message);
+        let hook = container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
+        let limit = grace + hook.as_ref().map_or(Duration::ZERO, |_| AFTER_HOOK);
         self.pods.attempt(uid, name, attempt, |seen| {
-            seen.stopping = Some(Stopping { deadline: now + grace, forced: false });
+            seen.stopping = Some(Stopping { deadline: now + limit, forced: false });
         });
         let signal = self.stop_signal(uid, container).await;
-        let hook = container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
         let Some(hook) = hook else {
             return Ok(self.runtime.kill(uid, name, signal).await?);
         };
@@ -140,11 +140,9 @@ impl Node {
                 let message = format!("PreStopHook failed: {why}");
                 node.note_container(&pod, &name, Severity::Warning, "FailedPreStopHook", message);
             }
-            let least = Timestamp::now() + AFTER_HOOK;
+            let deadline = (now + grace).max(Timestamp::now() + AFTER_HOOK);
             node.pods.attempt(&uid, &name, attempt, |seen| {
-                if let Some(stopping) = &mut seen.stopping {
-                    stopping.deadline = stopping.deadline.max(least);
-                }
+                seen.stopping.iter_mut().for_each(|stopping| stopping.deadline = deadline);
             });
             if let Err(error) = node.runtime.kill(&uid, &name, signal).await {
                 tracing::warn!(pod = uid, container = name, %error, "sending the stop signal");

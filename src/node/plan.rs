@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// What the containers of a pod that was deleted by force still get.
 const FORCED_GRACE: Duration = Duration::from_secs(1);
+/// What a container still gets after its preStop hook has used up the grace period; the kubelet's number.
+pub(super) const AFTER_HOOK: Duration = Duration::from_secs(2);
 
 /// Plans for one pod.
 pub fn plan(pod: &Pod, seen: &Observed, policy: &Policy, now: Timestamp) -> Plan<Step> {
@@ -138,9 +140,10 @@ impl Planner<'_> {
             Some(stopping) if stopping.forced => {}
             Some(stopping) => {
                 // Deleting again with a shorter grace period, or by force, moves the deadline.
+                let hook = spec::container(self.pod, name).and_then(|(_, c)| c.lifecycle.as_ref()?.pre_stop.as_ref());
                 let asked = match self.seen.gone {
                     true => Some(self.now + FORCED_GRACE),
-                    false => spec::deletion(self.pod).map(|at| at + FORCED_GRACE),
+                    false => spec::deletion(self.pod).map(|at| at + hook.map_or(FORCED_GRACE, |_| AFTER_HOOK)),
                 };
                 let hurry = self.seen.gone && asked.is_some_and(|at| at < stopping.deadline);
                 let deadline = asked.map_or(stopping.deadline, |at| at.min(stopping.deadline));
@@ -167,8 +170,10 @@ impl Planner<'_> {
         if self.seen.sandbox == SandboxSeen::Dead {
             return self.plan.push(Step::DestroySandbox);
         }
+        let set_up = self.seen.volumes && self.seen.sandbox == SandboxSeen::Ready;
         if let Some(failure) = &self.seen.setup
             && failure.retry_at > self.now
+            && !set_up
         {
             return self.wake_at(failure.retry_at);
         }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-        core::v1::{ConfigMap, Pod, Secret, ServiceAccount},
+        core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -132,8 +132,12 @@ impl Node {
                 Ok(())
             }
             Err(why) => {
-                self.pods.seen(uid, |seen| seen.refresh_at = None);
-                Err(self.setup_failed(uid, pod, "FailedMount", why))
+                let error = self.setup_failed(uid, pod, "FailedMount", why);
+                // What runs goes on with what it has.
+                self.pods.seen(uid, |seen| {
+                    seen.refresh_at = seen.setup.as_ref().filter(|_| seen.volumes).map(|failure| failure.retry_at);
+                });
+                Err(error)
             }
         }
     }
@@ -308,7 +312,8 @@ fn make_volumes(
     facts: &Facts,
 ) -> Result<(), String> {
     let group = security::pod_context(pod).fs_group.map(|gid| gid as u32);
-    for volume in volumes::list(pod) {
+    // All of them, even when one cannot be: a pod that runs needs the others brought up to date.
+    let make = |volume: &Volume| {
         let at = volumes::place(volume, dir);
         let made = match volumes::kind(volume) {
             Kind::Empty if at.is_dir() => Ok(()),
@@ -321,9 +326,9 @@ fn make_volumes(
                 .and_then(|files| volumes::write(&at, &files, group).map_err(|e| e.to_string())),
             Kind::Memory | Kind::Unsupported => Ok(()),
         };
-        made.map_err(|why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name))?;
-    }
-    Ok(())
+        made.map_err(|why| format!("MountVolume.SetUp failed for volume \"{}\" : {why}", volume.name))
+    };
+    volumes::list(pod).iter().map(make).fold(Ok(()), Result::and)
 }
 
 /// Writes what a container sees as /etc/hosts, /etc/hostname and /etc/resolv.conf.

@@ -119,7 +119,7 @@ impl Maker<'_> {
                 false => "Succeeded",
             };
         }
-        match roles(Role::App).any(|seen| seen.run != Run::Never) {
+        match roles(Role::App).all(|seen| seen.run != Run::Never) {
             true => "Running",
             false => "Pending",
         }

@@ -1,6 +1,6 @@
 //! Whole lives of pods against a model of the node: what is planned, what the status says, and that plans end.
 use super::{
-    observed::{Exit, Hook, Observed, Run, SandboxSeen, Stopping, Verdict},
+    observed::{Exit, Failure, Hook, Observed, Run, SandboxSeen, Stopping, Verdict},
     plan::plan,
     probe,
     spec::{self, Role},
@@ -267,6 +267,35 @@ fn probes_gate_readiness_and_end_the_unhealthy() {
     assert_eq!(m.settle(), ["stop a in 30s"]);
     m.exit("a", 143);
     assert_eq!(m.settle(), ["start a.1", "Readiness of a"]);
+}
+
+#[test]
+fn files_that_cannot_be_refreshed_hold_up_a_pod_that_starts_and_none_that_runs() {
+    let mut m = Model::new(json!({"containers": [{"name": "a"}]}));
+    let failure = Failure { reason: "FailedMount".into(), message: String::new(), count: 1, retry_at: at(9_000) };
+    m.perform(&Step::Admit);
+    m.seen.setup = Some(failure.clone());
+    assert_eq!((m.settle().len(), m.wake()), (0, Some(9_000)));
+    m.seen.setup = None;
+    m.settle();
+    m.exit("a", 1);
+    (m.seen.setup, m.seen.refresh_at) = (Some(failure), Some(at(9_000)));
+    assert_eq!((m.settle(), m.wake()), (vec!["start a.1".into()], Some(9_000)));
+    m.now = 9_000;
+    assert_eq!(m.settle(), ["Refresh"]);
+}
+
+#[test]
+fn a_hook_that_uses_up_the_grace_period_leaves_some() {
+    let lifecycle = json!({"preStop": {"sleep": {"seconds": 60}}});
+    let mut m = Model::new(json!({"containers": [{"name": "a", "lifecycle": lifecycle}, {"name": "b"}]}));
+    m.settle();
+    m.pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(2_000)));
+    for name in ["a", "b"] {
+        m.seen.containers.get_mut(name).unwrap().stopping = Some(Stopping { deadline: at(9_000), forced: false });
+    }
+    m.now = 3_000;
+    assert_eq!((m.settle(), m.wake()), (vec!["kill b".into()], Some(1_000)));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What wakes a node: its pods in the API, the runtime, and the objects that volumes show.
-use super::{Node, NodeError, adopt::Found, changes::Changes, entry::Entry, observed::Observed, setup::blocking, spec};
+use super::{
+    Node, NodeError, adopt::Found, changes::Changes, entry::Entry, observed::Observed, setup::blocking, spec, volumes,
+};
 use crate::{
     client::{Change, Informer, Informers},
     image::Images,
@@ -79,6 +81,10 @@ impl Node {
             let entry = pods.entry(uid.to_string());
             let entry = entry.or_insert_with(|| Entry::new(new.clone(), Observed::default()));
             entry.pod = new.clone();
+            let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+            if volumes::show_metadata(new) && change.old.as_deref().is_some_and(|old| shown(old) != shown(new)) {
+                entry.refresh(Timestamp::now());
+            }
             self.write_again_if_overwritten(uid, entry);
         }
         self.queue.add(uid.to_string());
@@ -170,8 +176,7 @@ impl Node {
             }
             let refs = if secret { &entry.refs.secrets } else { &entry.refs.config_maps };
             if refs.contains(name) {
-                entry.seen.refresh_at = entry.seen.volumes.then_some(now).or(entry.seen.refresh_at);
-                entry.seen.setup.iter_mut().for_each(|failure| failure.retry_at = now);
+                entry.refresh(now);
                 woken.push(uid.clone());
             }
         }

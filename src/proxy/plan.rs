@@ -18,10 +18,17 @@ const AFFINITY_SECONDS: i32 = 10_800;
 /// All services of the cluster, before they are looked at from one node.
 pub struct View(Vec<Candidate>);
 
-/// One port of a Service with all its usable endpoints and the nodes they run on.
+/// Endpoints and the nodes they run on.
+type Placed = BTreeSet<(Endpoint, Option<String>)>;
+
+/// One port of a Service, before it is looked at from one node.
 struct Candidate {
+    /// At the cluster's own addresses.
     port: ServicePort,
-    endpoints: BTreeSet<(Endpoint, Option<String>)>,
+    /// Its addresses for the world: external IPs and those of load balancers.
+    outside: BTreeSet<Ipv4Addr>,
+    /// The ready ones, and those that end but still serve.
+    endpoints: [Placed; 2],
     internal_local: bool,
     external_local: bool,
 }
@@ -51,19 +58,35 @@ impl View {
 
     /// As the node of that name must serve them.
     pub fn services(&self, node: &str) -> Services {
-        Services { ports: self.0.iter().map(|c| c.on(node)).collect() }
+        Services { ports: self.0.iter().flat_map(|c| c.on(node)).collect() }
     }
 }
 
 impl Candidate {
-    fn on(&self, node: &str) -> ServicePort {
-        let here = || self.endpoints.iter().filter(|(_, n)| n.as_deref() == Some(node)).map(|(e, _)| *e).collect();
-        let all = || self.endpoints.iter().map(|(e, _)| *e).collect();
-        let mut port = self.port.clone();
-        port.endpoints = if self.internal_local { here() } else { all() };
-        // With different endpoints inside and outside, the outside needs its own list either way.
-        port.external = (self.external_local && port.node_port.is_some()).then(here);
-        port
+    /// As that node must serve it. The internal policy is for the cluster's own addresses alone: with Local, what leads
+    /// in from outside is a port of its own.
+    fn on(&self, node: &str) -> Vec<ServicePort> {
+        let here = || self.usable(Some(node));
+        let open = self.port.node_port.is_some() || !self.outside.is_empty();
+        let external = (self.external_local && open).then(here);
+        let mut port = ServicePort { endpoints: self.usable(None), external, ..self.port.clone() };
+        if !self.internal_local {
+            port.addresses.extend(&self.outside);
+            return vec![port];
+        }
+        let inside = ServicePort { endpoints: here(), node_port: None, ..self.port.clone() };
+        port.name += "/outside";
+        port.addresses = self.outside.clone();
+        if open { vec![inside, port] } else { vec![inside] }
+    }
+
+    /// The endpoints on a node, or on any: those that are ready; when none is, those that still serve while they end, so
+    /// that the last pod of a rolling update does not take the service with it.
+    fn usable(&self, node: Option<&str>) -> BTreeSet<Endpoint> {
+        let fit = |placed: &Placed| -> BTreeSet<_> {
+            placed.iter().filter(|(_, n)| node.is_none() || n.as_deref() == node).map(|(e, _)| *e).collect()
+        };
+        self.endpoints.iter().map(fit).find(|some| !some.is_empty()).unwrap_or_default()
     }
 }
 
@@ -71,8 +94,8 @@ fn candidates(service: &Service, (namespace, name): (&str, &str), slices: &[&End
     let Some(spec) = &service.spec else {
         return vec![];
     };
-    let addresses = addresses(service);
-    if addresses.is_empty() || spec.type_.as_deref() == Some("ExternalName") {
+    let [own, outside] = addresses(service);
+    if own.is_empty() || spec.type_.as_deref() == Some("ExternalName") {
         return vec![];
     }
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
@@ -86,17 +109,17 @@ fn candidates(service: &Service, (namespace, name): (&str, &str), slices: &[&End
         let port = ServicePort {
             name: format!("{namespace}/{name}:{word}"),
             protocol,
-            addresses: addresses.clone(),
+            addresses: own.clone(),
             port: p.port.try_into().ok()?,
             node_port: p.node_port.filter(|n| has_node_ports && *n > 0).and_then(|n| n.try_into().ok()),
             endpoints: BTreeSet::new(),
             external: None,
             affinity,
         };
-        let endpoints = usable(slices, p);
         Some(Candidate {
             port,
-            endpoints,
+            outside: outside.clone(),
+            endpoints: endpoints(slices, p),
             internal_local: local(&spec.internal_traffic_policy),
             external_local: local(&spec.external_traffic_policy),
         })
@@ -104,25 +127,24 @@ fn candidates(service: &Service, (namespace, name): (&str, &str), slices: &[&End
     ports.collect()
 }
 
-/// Cluster IPs, external IPs and load balancer IPs; none for headless services.
-fn addresses(service: &Service) -> BTreeSet<Ipv4Addr> {
+/// Cluster IPs; external IPs and load balancer IPs. None for headless services.
+fn addresses(service: &Service) -> [BTreeSet<Ipv4Addr>; 2] {
     let Some(spec) = &service.spec else {
-        return BTreeSet::new();
+        return Default::default();
     };
     let own = spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten());
     let own: BTreeSet<Ipv4Addr> = own.filter_map(|ip| ip.parse().ok()).collect();
     if own.is_empty() {
-        return own;
+        return Default::default();
     }
     let balancer =
         service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref()).into_iter().flatten();
     let more = spec.external_ips.iter().flatten().chain(balancer.filter_map(|i| i.ip.as_ref()));
-    own.into_iter().chain(more.filter_map(|ip| ip.parse().ok())).collect()
+    [own, more.filter_map(|ip| ip.parse().ok()).collect()]
 }
 
-/// The endpoints of a port: those that are ready; when none is, those that still serve while they end, so that the last
-/// pod of a rolling update does not take the service with it.
-fn usable(slices: &[&EndpointSlice], port: &Port) -> BTreeSet<(Endpoint, Option<String>)> {
+/// The endpoints of a port: those that are ready, and those that end but still serve.
+fn endpoints(slices: &[&EndpointSlice], port: &Port) -> [Placed; 2] {
     let all = slices.iter().flat_map(|slice| {
         let numbers = slice.ports.iter().flatten().filter(|p| {
             p.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
@@ -133,7 +155,7 @@ fn usable(slices: &[&EndpointSlice], port: &Port) -> BTreeSet<(Endpoint, Option<
             .flat_map(|number: u16| slice.endpoints.iter().map(move |e| (e, number)))
     });
     let all: Vec<_> = all.collect();
-    let pick = |fit: fn(&SliceEndpoint) -> bool| -> BTreeSet<_> {
+    let pick = |fit: fn(&SliceEndpoint) -> bool| -> Placed {
         all.iter()
             .filter(|(e, _)| fit(e))
             .filter_map(|(e, port)| {
@@ -141,11 +163,10 @@ fn usable(slices: &[&EndpointSlice], port: &Port) -> BTreeSet<(Endpoint, Option<
             })
             .collect()
     };
-    let ready = pick(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
-    if !ready.is_empty() {
-        return ready;
-    }
-    pick(|e| e.conditions.as_ref().is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true)))
+    [
+        pick(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false)),
+        pick(|e| e.conditions.as_ref().is_some_and(|c| c.serving == Some(true) && c.terminating == Some(true))),
+    ]
 }
 
 fn protocol(name: Option<&str>) -> Option<Protocol> {
@@ -228,17 +249,53 @@ mod tests {
 
     #[test]
     fn local_policies_look_from_the_node() {
-        let local = WEB.replace(
-            "type: NodePort",
-            "type: NodePort, externalTrafficPolicy: Local, internalTrafficPolicy: Local, sessionAffinity: ClientIP",
-        );
+        let (internal, external) = (", internalTrafficPolicy: Local", ", externalTrafficPolicy: Local");
+        let both = [internal, external].concat();
+        let world = "d/web:http/outside at 192.0.2.9 30080: 10.244.1.2:8080 10.244.2.2:8080";
+        let whole = "d/web:http at 10.96.0.20 192.0.2.9 30080: 10.244.1.2:8080 10.244.2.2:8080";
+        for (policies, node, want) in [
+            ("", "n1", vec![whole.to_string()]),
+            (external, "n1", vec![format!("{whole} or 10.244.1.2:8080")]),
+            (external, "n3", vec![format!("{whole} or 10.244.3.2:8080")]),
+            (external, "n4", vec![format!("{whole} or ")]),
+            (internal, "n1", vec!["d/web:http at 10.96.0.20 0: 10.244.1.2:8080".into(), world.into()]),
+            (internal, "n3", vec!["d/web:http at 10.96.0.20 0: 10.244.3.2:8080".into(), world.into()]),
+            (internal, "n4", vec!["d/web:http at 10.96.0.20 0: ".into(), world.into()]),
+            (
+                both.as_str(),
+                "n2",
+                vec!["d/web:http at 10.96.0.20 0: 10.244.2.2:8080".into(), format!("{world} or 10.244.2.2:8080")],
+            ),
+        ] {
+            assert_eq!(seen(policies, node), want, "{policies} on {node}");
+        }
+    }
+
+    /// What a node serves for `WEB` with a load balancer and these policies: `name at addresses node-port: endpoints or
+    /// external endpoints`. On n3 the only endpoint is one that ends, n4 has none.
+    fn seen(policies: &str, node: &str) -> Vec<String> {
+        let open = WEB.strip_suffix('}').unwrap().replace("NodePort", &format!("NodePort{policies}"));
+        let web = format!("{open}, status: {{loadBalancer: {{ingress: [{{ip: 192.0.2.9}}]}}}}}}");
+        let ready = [("10.244.1.2", "ready", "n1"), ("10.244.2.2", "ready", "n2"), ("10.244.3.2", "ending", "n3")];
+        let words = |p: &ServicePort| {
+            let at: Vec<_> = p.addresses.iter().map(Ipv4Addr::to_string).collect();
+            let external = p.external.as_ref().map(|e| format!(" or {}", ends(e).join(" "))).unwrap_or_default();
+            let (at, to) = (at.join(" "), ends(&p.endpoints).join(" "));
+            format!("{} at {at} {}: {to}{external}", p.name, p.node_port.unwrap_or_default())
+        };
+        let view = View::new(&[service(&web)], &[slice("web", "http", 8080, &ready)]);
+        view.services(node).ports.iter().map(words).collect()
+    }
+
+    #[test]
+    fn an_internal_service_has_nothing_outside() {
+        let policies =
+            "ClusterIP, internalTrafficPolicy: Local, externalTrafficPolicy: Local, sessionAffinity: ClientIP";
         let slices = [slice("web", "http", 8080, &[("10.244.1.2", "ready", "n1"), ("10.244.2.2", "ready", "n2")])];
-        let view = View::new(&[service(&local)], &slices);
-        let (one, three) = (view.services("n1"), view.services("n3"));
-        assert_eq!(ends(&one.ports[0].endpoints), ["10.244.1.2:8080"]);
-        assert_eq!(one.ports[0].external.as_ref().map(ends).unwrap(), ["10.244.1.2:8080"]);
-        assert_eq!(one.ports[0].affinity, Some(10_800));
-        assert!(three.ports[0].endpoints.is_empty() && three.ports[0].external.as_ref().unwrap().is_empty());
+        let got = View::new(&[service(&WEB.replace("NodePort", policies))], &slices).services("n1");
+        let [port] = &got.ports[..] else { panic!("{got:?}") };
+        assert_eq!((ends(&port.endpoints), &port.external), (vec!["10.244.1.2:8080".to_string()], &None));
+        assert_eq!(port.affinity, Some(10_800));
     }
 
     #[test]

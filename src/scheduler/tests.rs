@@ -150,6 +150,38 @@ fn siblings_spread_and_constraints_hold() {
 }
 
 #[test]
+fn spreading_counts_the_nodes_that_the_policies_leave() {
+    let mut nodes = cluster(&[
+        ("a", json!({"metadata": {"labels": {"zone": "1", "disk": "ssd"}}})),
+        (
+            "b",
+            json!({"metadata": {"labels": {"zone": "2"}}, "spec": {"taints": [{"key": "x", "effect": "NoSchedule"}]}}),
+        ),
+    ]);
+    nodes.set_pod(&pod("x", "1m", json!({"spec": {"nodeName": "a"}})));
+    let (crowded, tainted) =
+        ("a: node(s) didn't match pod topology spread constraints", "b: node(s) had untolerated taint {x: }");
+    let unmatched = "b: node(s) didn't match Pod's node affinity/selector";
+    let tolerant = json!({"tolerations": [{"key": "x", "operator": "Exists"}]});
+    let mut on_ssd = tolerant.clone();
+    on_ssd["nodeSelector"] = json!({"disk": "ssd"});
+    for (spec, policy, wanted) in [
+        (&on_ssd, json!({}), "a".to_owned()),
+        (&on_ssd, json!({"nodeAffinityPolicy": "Ignore"}), format!("{crowded}; {unmatched}")),
+        (&json!({}), json!({}), format!("{crowded}; {tainted}")),
+        (&json!({}), json!({"nodeTaintsPolicy": "Honor"}), "a".to_owned()),
+        (&tolerant, json!({"nodeTaintsPolicy": "Honor"}), "b".to_owned()),
+    ] {
+        let mut constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "web"}}});
+        json_patch::merge(&mut constraint, &policy);
+        let mut extra = json!({"spec": spec});
+        extra["spec"]["topologySpreadConstraints"] = json!([constraint]);
+        assert_eq!(place(&nodes, extra.clone()), wanted, "{extra}");
+    }
+}
+
+#[test]
 fn pods_near_and_apart() {
     let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}});
     let affinity =

@@ -29,7 +29,7 @@
 //!
 //! **Secrets.** Values below [`SEALED_PREFIX`] are encrypted on disk; in memory they are plain.
 //!
-//! Left out: leases and time-to-live (the API ages events itself), multi-key transactions (no caller needs one),
+//! Left out: leases and time-to-live (a controller ages events), multi-key transactions (no caller needs one),
 //! compression, and a second process reading the same file (the file is locked).
 mod commit;
 mod entry;

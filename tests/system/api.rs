@@ -1,6 +1,6 @@
 //! The API as stock kubectl sees it: verbs, formats, patches, refusals.
 
-use crate::harness::{Cluster, timeout};
+use crate::harness::{Cluster, slowness, timeout};
 use crate::shared;
 use libtest_mimic::Trial;
 use serde_json::Value;
@@ -202,9 +202,10 @@ fn watches(cluster: &Cluster) {
             ])
             .good();
     }
+    let seconds = slowness().ceil();
     let path = |from: &str| {
         format!(
-            "/api/v1/namespaces/api-watch/configmaps?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dsettings&resourceVersion={from}"
+            "/api/v1/namespaces/api-watch/configmaps?watch=1&timeoutSeconds={seconds}&fieldSelector=metadata.name%3Dsettings&resourceVersion={from}"
         )
     };
     let events = space.kubectl(&["get", "--raw", &path(&version)]).good();

@@ -101,7 +101,7 @@ fn down_after_kill() {
     space.apply(&crate::workloads::hello("web", 3, "v1"));
     space.kubectl(&["rollout", "status", "deployment/web", &timeout()]).good();
     // An exit while nobody looks: the shim keeps the record.
-    let line = format!("coracle guest sleep {}; exit 5", 2 + slowness() as u64);
+    let line = format!("coracle guest sleep {}; exit 5", 5 + 2 * slowness() as u64);
     space.apply(
         &crate::harness::pod("brief", json!({"command": ["sh", "-c", line]}), json!({"restartPolicy": "Never"}))
             .to_string(),

@@ -1,6 +1,6 @@
 //! Stock helm: install, upgrade, roll back, uninstall a chart.
 
-use crate::harness::{Cluster, run};
+use crate::harness::{Cluster, run, timeout};
 use crate::shared;
 use libtest_mimic::Trial;
 use std::path::Path;
@@ -40,13 +40,13 @@ fn chart(cluster: &Cluster) {
     let chart = dir.to_str().unwrap();
     let helm = |args: &[&str]| run(cluster.program("helm", "helm").args(args), "").good();
     let version = || space.value("deployment/hi", "{.spec.template.spec.containers[0].args[2]}");
-    helm(&["install", "hi", chart, "--wait", "--timeout", "60s"]);
+    helm(&["install", "hi", chart, "--wait", &timeout()]);
     assert_eq!(space.value("deployment/hi", "{.status.availableReplicas}"), "2");
-    helm(&["upgrade", "hi", chart, "--wait", "--timeout", "60s", "--set", "version=v2"]);
+    helm(&["upgrade", "hi", chart, "--wait", &timeout(), "--set", "version=v2"]);
     assert_eq!(version(), "v2");
-    helm(&["rollback", "hi", "1", "--wait", "--timeout", "60s"]);
+    helm(&["rollback", "hi", "1", "--wait", &timeout()]);
     assert_eq!(version(), "v1");
     assert!(helm(&["list"]).contains("deployed"));
-    helm(&["uninstall", "hi", "--wait", "--timeout", "60s"]);
+    helm(&["uninstall", "hi", "--wait", &timeout()]);
     assert_eq!(space.value("deployments,services,secrets", "{.items[*].metadata.name}"), "");
 }

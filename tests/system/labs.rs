@@ -5,7 +5,7 @@
 //! shell, so variables last; `coracle` and `kubectl` are those under test, on a cluster of the lab's own.
 
 use crate::alone;
-use crate::harness::{Cluster, coracle, tool};
+use crate::harness::{Cluster, coracle, timeout, tool};
 use libtest_mimic::Trial;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -80,7 +80,8 @@ fn lab_runs(lab: &Path) {
     let mut input = shell.stdin.take().unwrap();
     let mut output = BufReader::new(shell.stdout.take().unwrap()).lines();
     writeln!(input, "exec 2>&1").unwrap();
-    for step in steps(&std::fs::read_to_string(lab).unwrap()) {
+    let text = std::fs::read_to_string(lab).unwrap().replace("--timeout=60s", &timeout());
+    for step in steps(&text) {
         writeln!(input, "{}\necho \"--end $?--\"", step.command).unwrap();
         let mut said = Vec::new();
         let status = loop {

@@ -23,9 +23,11 @@ use std::sync::OnceLock;
 /// The cluster that most trials share; made by the first that asks.
 static SHARED: OnceLock<Cluster> = OnceLock::new();
 
-/// A test that uses the shared cluster.
+/// A test that uses the shared cluster, whose nodes are not lost when this machine stalls.
 fn shared(name: &'static str, test: fn(&Cluster)) -> Trial {
-    Trial::test(name, move || run(|| test(SHARED.get_or_init(|| Cluster::up("shared", &[])))))
+    Trial::test(name, move || {
+        run(|| test(SHARED.get_or_init(|| Cluster::up("shared", &["--node-monitor-grace", "5m"]))))
+    })
 }
 
 /// A test that makes what it needs.

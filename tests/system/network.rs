@@ -123,6 +123,6 @@ fn hairpin(cluster: &Cluster) {
 fn api(cluster: &Cluster) {
     let space = cluster.space("api-from-pod");
     space.pod("box", json!({}));
-    let line = "T=/var/run/secrets/kubernetes.io/serviceaccount; nc -w 2 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null && test -s $T/ca.crt && echo reached";
+    let line = "T=/var/run/secrets/kubernetes.io/serviceaccount; nc -w 20 $KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT </dev/null && test -s $T/ca.crt && echo reached";
     assert!(space.sh("box", line).good().contains("reached"));
 }

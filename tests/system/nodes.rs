@@ -242,14 +242,17 @@ fn idle() {
     space.pod("box", json!({}));
     let pid = cluster.pid();
     // Measuring takes time by its nature: five seconds by the clock, while the cluster is left alone.
-    let (started, before) = (Instant::now(), processor_time(pid));
-    let window = Duration::from_secs(5);
-    std::thread::park_timeout(window);
-    let used = processor_time(pid) - before;
-    let share = used as f64 / 100.0 / started.elapsed().as_secs_f64();
-    // The same work takes a larger share of a slower core; a daemon that polls would take all of it.
+    // What is left to do after the start may take some of them. The same work takes a larger share of a slower core; a
+    // daemon that polls would take all of it.
     let limit = f64::min(0.03 * slowness(), 0.3);
-    assert!(share < limit, "the idle daemon used {:.1} % of a core", share * 100.0);
+    until("an idle daemon", || {
+        let (started, before) = (Instant::now(), processor_time(pid));
+        std::thread::park_timeout(Duration::from_secs(5));
+        let used = processor_time(pid) - before;
+        let share = used as f64 / 100.0 / started.elapsed().as_secs_f64();
+        println!("the daemon used {:.1} % of a core", share * 100.0);
+        (share < limit).then_some(())
+    });
     let daemon = resident_kib(pid);
     assert!(daemon < 60 * 1024, "the idle daemon takes {daemon} KiB");
 }

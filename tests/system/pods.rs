@@ -47,7 +47,9 @@ fn logs(cluster: &Cluster) {
         (text.lines().count() == 4).then_some(text)
     });
     assert!(lines.contains("out 1\nout 2\nout 3\n") && lines.contains("err\n"), "{lines}");
-    assert_eq!(space.kubectl(&["logs", "two", "-c", "other"]).good(), "from the other\n");
+    until("the other's line", || {
+        (space.kubectl(&["logs", "two", "-c", "other"]).good() == "from the other\n").then_some(())
+    });
     assert_eq!(space.kubectl(&["logs", "two", "-c", "main", "--tail=1"]).good().lines().count(), 1);
     assert_eq!(space.kubectl(&["logs", "two", "-c", "main", "--since=1h"]).good().lines().count(), 4);
     let stamped = space.kubectl(&["logs", "two", "-c", "other", "--timestamps"]).good();
@@ -128,8 +130,10 @@ fn probes(cluster: &Cluster) {
         let count: u32 = space.value("pod/dying", "{.status.containerStatuses[0].restartCount}").parse().unwrap_or(0);
         (count > 0).then_some(())
     });
-    let events = space.kubectl(&["events", "--for", "pod/dying"]).good();
-    assert!(events.contains("Liveness probe failed") && events.contains("Killing"), "{events}");
+    until("the events about it", || {
+        let events = space.kubectl(&["events", "--for", "pod/dying"]).good();
+        (events.contains("Liveness probe failed") && events.contains("Killing")).then_some(())
+    });
 }
 
 fn restarts(cluster: &Cluster) {
@@ -139,8 +143,9 @@ fn restarts(cluster: &Cluster) {
     let last = space.value("pod/crash", "{.status.containerStatuses[0].lastState.terminated.exitCode} {.status.containerStatuses[0].lastState.terminated.reason}");
     assert_eq!(last, "3 Error");
     assert_eq!(space.kubectl(&["logs", "crash", "--previous"]).good(), "attempt\n");
-    let table = space.kubectl(&["get", "pod", "crash"]).good();
-    assert!(table.contains("CrashLoopBackOff"), "{table}");
+    until("the table to say so", || {
+        space.kubectl(&["get", "pod", "crash"]).good().contains("CrashLoopBackOff").then_some(())
+    });
     until("the event about it", || {
         let events = space.kubectl(&["events", "--for", "pod/crash"]).good();
         events.contains("Back-off restarting failed container").then_some(())

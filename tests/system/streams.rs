@@ -180,9 +180,9 @@ fn attach(cluster: &Cluster) {
 
 /// `kubectl run` of a pod that goes with the session.
 fn run_command<'a>(name: &'a str, program: &[&'a str]) -> Vec<&'a str> {
-    let flags =
-        ["-i", "--rm", "--quiet", "--restart=Never", "--image=busybox:1", "--image-pull-policy=IfNotPresent", "--"];
-    [&["run", name], &flags[..], program].concat()
+    let flags = "-i --rm --quiet --restart=Never --image=busybox:1 --image-pull-policy=IfNotPresent \
+        --pod-running-timeout=5m --";
+    [&["run", name], &flags.split_whitespace().collect::<Vec<_>>()[..], program].concat()
 }
 
 fn interactive(space: &Space, env: &[(&str, &str)]) {
@@ -202,7 +202,7 @@ fn interactive(space: &Space, env: &[(&str, &str)]) {
     let line = format!(
         "stty rows 33 cols 99; while sleep 1; do stty -F /dev/tty rows 34; stty -F /dev/tty rows 33; done & \
          {} --kubeconfig {} -n {} run tty -it --rm --restart=Never --image=busybox:1 --image-pull-policy=IfNotPresent \
-         -- sh -c 'printf \"name? \"; read x; until stty size 2>/dev/null | grep \"33 99\"; do sleep 0.1; done; echo hello $x'; \
+         --pod-running-timeout=5m -- sh -c 'printf \"name? \"; read x; until stty size 2>/dev/null | grep \"33 99\"; do sleep 0.1; done; echo hello $x'; \
          code=$?; kill $!; exit $code",
         tool("kubectl").display(),
         space.cluster.kubeconfig().display(),

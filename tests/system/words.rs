@@ -434,7 +434,23 @@ fn same(space: &Space<'_>, words: &[String]) {
     });
     if !equal {
         let [theirs, ours] = both();
+        // On a slow machine every two calls are a second apart.
+        if ours.2 == theirs.2 && ages_apart(&ours.0, &theirs.0) && ages_apart(&ours.1, &theirs.1) {
+            return;
+        }
         assert_eq!(ours.0, theirs.0, "{line}: output");
         assert_eq!((ours.1, ours.2), (theirs.1, theirs.2), "{line}: errors and exit code");
     }
+}
+
+/// Whether two texts differ in ages and times of day only.
+fn ages_apart(ours: &str, theirs: &str) -> bool {
+    let age = |word: &str| {
+        let word = word.trim_matches(|c| "()".contains(c));
+        word.starts_with(|c: char| c.is_ascii_digit())
+            && (word.trim_matches(|c: char| c.is_ascii_digit() || "dhms".contains(c)).is_empty()
+                || word.len() == 8 && word.trim_matches(|c: char| c.is_ascii_digit() || c == ':').is_empty())
+    };
+    let (ours, theirs): (Vec<_>, Vec<_>) = (ours.split_whitespace().collect(), theirs.split_whitespace().collect());
+    ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| *a == b || age(a) && age(b))
 }

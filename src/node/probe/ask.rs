@@ -1,11 +1,11 @@
-//! Asking: one HTTP, TCP or exec probe (and the HTTP requests of lifecycle hooks), from inside the node.
+//! Asking: one HTTP, TCP, gRPC or exec probe (and the HTTP requests of lifecycle hooks), from inside the node.
 use super::timeout;
 use crate::{net::NodeHandle, runtime, sys};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::{
-    api::core::v1::{Container, ExecAction, HTTPGetAction, Probe, TCPSocketAction},
+    api::core::v1::{Container, ExecAction, GRPCAction, HTTPGetAction, Probe, TCPSocketAction},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use std::{
@@ -48,9 +48,7 @@ impl Asker {
             } else if let Some(exec) = &probe.exec {
                 self.exec(target, exec, limit).await
             } else if let Some(grpc) = &probe.grpc {
-                // The health protocol itself is left out: a service that accepts connections counts as serving.
-                let port = IntOrString::Int(grpc.port);
-                self.tcp(target, &TCPSocketAction { host: None, port }).await
+                self.grpc(target, grpc).await
             } else {
                 Err("missing probe handler".to_string())
             }
@@ -89,6 +87,11 @@ impl Asker {
         self.connect(to).await.map(drop)
     }
 
+    async fn grpc(&self, target: &Target, grpc: &GRPCAction) -> Result<(), String> {
+        let to = address(target, None, &IntOrString::Int(grpc.port))?;
+        super::grpc::check(self.connect(to).await?, &to.to_string(), grpc.service.as_deref().unwrap_or_default()).await
+    }
+
     async fn connect(&self, to: SocketAddr) -> Result<tokio::net::TcpStream, String> {
         self.net.connect(to).await.map_err(|e| format!("dial tcp {to}: connect: {}", sys::plain(&e)))
     }
@@ -96,8 +99,9 @@ impl Asker {
     /// A GET; 200 to 399 is success.
     pub async fn http(&self, target: &Target, http: &HTTPGetAction, agent: &str) -> Result<(), String> {
         let to = address(target, http.host.as_deref(), &http.port)?;
-        let path = http.path.as_deref().unwrap_or("/");
-        let mut request = Request::get(path).header(header::USER_AGENT, agent).header(header::ACCEPT, "*/*");
+        let path = http.path.as_deref().unwrap_or_default();
+        let path = format!("/{}", path.strip_prefix('/').unwrap_or(path));
+        let mut request = Request::get(&path).header(header::USER_AGENT, agent).header(header::ACCEPT, "*/*");
         let mut host = to.to_string();
         for extra in http.http_headers.iter().flatten() {
             match extra.name.eq_ignore_ascii_case("host") {

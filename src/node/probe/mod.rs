@@ -5,6 +5,7 @@
 //! first time, and its first period is not over, a failed probe is repeated after 25, 50, 100 ms … without
 //! counting as a failure. A server that needs 30 ms to listen is ready after 75 ms, not after ten seconds.
 mod ask;
+mod grpc;
 
 pub use ask::{Asker, Target};
 

@@ -53,6 +53,13 @@ pub fn list(pod: &Pod) -> &[Volume] {
     spec::spec(pod).volumes.as_deref().unwrap_or_default()
 }
 
+/// Whether files show the pod's labels or annotations.
+pub fn show_metadata(pod: &Pod) -> bool {
+    let projected =
+        |v: &Volume| v.projected.iter().flat_map(|p| p.sources.iter().flatten()).any(|s| s.downward_api.is_some());
+    list(pod).iter().any(|volume| volume.downward_api.is_some() || projected(volume))
+}
+
 /// Where a volume is on the host.
 pub fn place(volume: &Volume, pod_dir: &Path) -> PathBuf {
     match (&volume.host_path, kind(volume)) {

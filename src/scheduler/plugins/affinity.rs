@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use kube::core::{Selector, SelectorExt};
 
-use super::{Cluster, PodInfo};
+use super::{NodeInfo, PodInfo};
 use crate::client::meta_labels;
 
 /// A selector of pods in namespaces.
@@ -59,10 +59,10 @@ impl Term {
             && self.selector.as_ref().is_some_and(|selector| selector.matches(meta_labels(&pod.metadata)))
     }
 
-    /// How many selected pods there are in each domain of the topology.
-    pub fn count(&self, cluster: &Cluster) -> BTreeMap<String, i64> {
+    /// How many selected pods these nodes have in each domain of the topology.
+    pub fn count<'a>(&self, nodes: impl Iterator<Item = &'a NodeInfo>) -> BTreeMap<String, i64> {
         let mut counts = BTreeMap::new();
-        for node in cluster.nodes() {
+        for node in nodes {
             let Some(domain) = node.label(&self.topology) else {
                 continue;
             };

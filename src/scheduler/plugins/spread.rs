@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
-use super::{Check, Cluster, NodeInfo, PodInfo, Refusal, Started, affinity::Term, scale};
+use super::{Check, Cluster, NodeInfo, PodInfo, Refusal, Started, affinity::Term, node_affinity, scale, taints};
 use crate::client::meta_labels;
 
 /// Refuses nodes in crowded domains (`DoNotSchedule`) and prefers empty ones (`ScheduleAnyway`, and by default the
@@ -49,7 +49,13 @@ impl Constraint {
         let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
         let selector = constraint.label_selector.as_ref();
         let term = Term::of_labels(&constraint.topology_key, selector, keys, labels, &pod.key.namespace);
-        let counts = term.count(cluster);
+        // Kubernetes' defaults: a node the pod does not select is no place to spread to, a tainted one is.
+        let selected = constraint.node_affinity_policy.as_deref() != Some("Ignore");
+        let tolerated = constraint.node_taints_policy.as_deref() == Some("Honor");
+        let selected = selected.then(|| node_affinity::start(pod, cluster));
+        let tolerated = tolerated.then(|| taints::start(pod, cluster));
+        let rules: Vec<_> = [selected, tolerated].into_iter().flatten().flatten().collect();
+        let counts = term.count(cluster.nodes().filter(|node| rules.iter().all(|rule| rule.filter(node).is_ok())));
         let domains = i64::try_from(counts.len()).unwrap_or(i64::MAX);
         let enough = domains >= constraint.min_domains.map_or(1, i64::from);
         Self {
@@ -62,8 +68,10 @@ impl Constraint {
         }
     }
 
+    /// `None` without the label; a domain that is not counted has nobody.
     fn count(&self, node: &NodeInfo) -> Option<i64> {
-        self.counts.get(node.label(&self.term.topology)?).copied()
+        let domain = node.label(&self.term.topology)?;
+        Some(self.counts.get(domain).copied().unwrap_or(0))
     }
 }
 

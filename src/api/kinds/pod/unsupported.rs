@@ -49,7 +49,15 @@ pub fn refuse(spec: &At) {
     if spec.text("os.name") == "windows" {
         spec.child("os.name").forbidden(NOT_HERE);
     }
+    // Running without the filter that was asked for would be running unconfined.
+    let local = |place: &At| {
+        if place.text("securityContext.seccompProfile.type") == "Localhost" {
+            place.child("securityContext.seccompProfile.type").forbidden(NOT_HERE);
+        }
+    };
+    local(spec);
     for container in spec.each("initContainers").chain(spec.each("containers")) {
+        local(&container);
         if set(container.child("volumeDevices").value) {
             container.child("volumeDevices").forbidden(NOT_HERE);
         }
