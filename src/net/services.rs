@@ -376,7 +376,7 @@ mod tests {
         local.external = Some(ends(&[]));
         let (without, with) = (table(vec![plain.clone()]), table(vec![plain, local]));
         let jump = vec![Expr::Verdict(Verdict::Jump(DISPATCH.into()))];
-        assert_eq!(without.chains["output"].rules, [jump.clone()]);
+        assert_eq!(without.chains["output"].rules, vec![jump.clone()]);
         assert_eq!(with.chains["output"].rules, [[set_mark(NODE_MARK), jump].concat()]);
         assert_eq!(with.chains["prerouting"], without.chains["prerouting"]);
         assert_eq!(with.chains["service-d/s20/http"], without.chains["service-d/s20/http"]);

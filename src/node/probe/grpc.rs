@@ -16,11 +16,12 @@ pub async fn check(stream: tokio::net::TcpStream, authority: &str, service: &str
         .header(header::USER_AGENT, "kube-probe/1.35")
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
-        .body(Full::new(bytes::Bytes::from(framed)));
+        .body(Full::new(bytes::Bytes::from(framed)))
+        .map_err(|e| e.to_string())?;
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = handshake.map_err(cause)?;
     let exchange = async {
-        let response = sender.send_request(request.map_err(|e| e.to_string())?).await.map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await.map_err(cause)?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await.map_err(|e| e.to_string())?;
         let trailers = body.trailers().unwrap_or(&head.headers);
@@ -29,7 +30,7 @@ pub async fn check(stream: tokio::net::TcpStream, authority: &str, service: &str
     };
     let (code, answer) = tokio::select! {
         done = exchange => done?,
-        ended = connection => return Err(ended.map_or_else(|e| e.to_string(), |()| "connection closed".into())),
+        ended = connection => return Err(ended.map_or_else(cause, |()| "connection closed".into())),
     };
     match (&*code, answer.get(5..).unwrap_or_default()) {
         ("0", [0x08, 1]) => Ok(()),
@@ -55,6 +56,12 @@ fn varint(mut n: usize) -> Vec<u8> {
     }
     bytes.push(n as u8);
     bytes
+}
+
+/// What is behind "http2 error".
+fn cause(error: hyper::Error) -> String {
+    use std::error::Error;
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]
