@@ -31,7 +31,7 @@ pub struct Serve {
     #[arg(long, default_value = "v1", env = "VERSION")]
     version: String,
     /// How long to go on accepting after SIGTERM, in milliseconds: the time the cluster takes to stop sending
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 5000)]
     drain_ms: u64,
 }
 

@@ -19,7 +19,7 @@ pub fn trials() -> Vec<Trial> {
 /// A Deployment of the hello image and its Service.
 pub fn hello(name: &str, replicas: u32, version: &str) -> String {
     // Until every node has heard that it goes.
-    let drain = (1000.0 * slowness()) as u64;
+    let drain = (3000.0 * slowness()).min(15_000.0) as u64;
     let grace = 5 + drain / 1000;
     format!(
         "apiVersion: apps/v1
