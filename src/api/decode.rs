@@ -277,6 +277,11 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Ok(q) => Ok(q.to_string().into()),
                 Err(e) => Err(E::custom(format!("json: {e}"))),
             },
+            // Kubernetes' YAML is 1.1, where 0400 is octal; our parser's is 1.2, where it is a text.
+            Type::Int(_) if v.starts_with('0') => match i64::from_str_radix(&v, 8) {
+                Ok(v) => self.visit_i64(v),
+                Err(_) => Err(self.mismatch("string")),
+            },
             _ => Err(self.mismatch("string")),
         }
     }

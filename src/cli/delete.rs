@@ -121,7 +121,8 @@ impl Delete {
             _ => door.delete(&item.path(), &self.options()).await?,
         };
         self.say(item);
-        Ok(meta::text(&answer, &["metadata", "uid"]).to_owned())
+        // Of the object that goes, or of a Status that says it is gone.
+        Ok(["metadata", "details"].map(|at| meta::text(&answer, &[at, "uid"])).concat())
     }
 
     /// An error with its file, or none where the object may be missing.

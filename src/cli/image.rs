@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::print::Columns;
-use crate::daemon::{Paths, build_image};
+use crate::daemon::{Paths, build_image, own_directory};
 use crate::image::{Images, Listing};
 
 /// Flags of `image`.
@@ -47,6 +47,11 @@ impl Image {
     /// Runs it.
     pub fn run(self, cluster: &str) -> Result<()> {
         let paths = Paths::new(cluster, self.data_dir.as_deref());
+        if matches!(self.verb, Verb::Ls) && !paths.images().exists() {
+            list(&[]);
+            return Ok(());
+        }
+        own_directory(&paths.data)?;
         let images = Images::open(&paths.images())?;
         match self.verb {
             Verb::Import { path, reference } => images.import(&path, reference.as_deref())?.iter().for_each(say),

@@ -53,10 +53,15 @@ use door::Door;
 #[command(name = "coracle", version, propagate_version = true)]
 struct Cli {
     /// Which cluster of this host
-    #[arg(long, global = true, default_value = "default", env = "CORACLE_NAME")]
+    #[arg(long, global = true, default_value = "default", env = "CORACLE_NAME", value_parser = cluster_name)]
     name: String,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// Whatever a verb does to a cluster, the name becomes part of paths.
+fn cluster_name(name: &str) -> Result<String, String> {
+    crate::daemon::check_name(name).map(|()| name.to_owned())
 }
 
 #[derive(Subcommand)]
@@ -219,6 +224,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_the_verb_a_cluster_has_a_name() {
+        for name in ["", "..", "a/b", "-"] {
+            let line = ["coracle".to_owned(), format!("--name={name}"), "down".to_owned()];
+            assert!(Cli::try_parse_from(line).is_err(), "{name:?}");
+        }
+    }
 
     #[test]
     fn a_switch_may_say_which_way_it_is() {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::door::Door;
 use super::up::NodeSize;
+use crate::daemon::Size;
 
 /// Flags of `node`.
 #[derive(Args)]
@@ -55,7 +56,7 @@ impl Node {
         let base = "/coracle/v1/nodes";
         let (node, action, done) = match self.verb {
             Verb::Add { node, size } => {
-                let new = json!({"name": node, "size": size.size()});
+                let new = json!({"name": node, "size": size.size().of(Size::USUAL)});
                 let answer = door.post(base, &new).await?;
                 println!("node/{} added", answer["name"].as_str().unwrap_or("?"));
                 return Ok(());

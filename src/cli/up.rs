@@ -11,7 +11,7 @@ use ipnetwork::Ipv4Network;
 
 use super::scope::duration;
 use crate::api::quantity::Quantity;
-use crate::daemon::{Event, Options, Paths, Size};
+use crate::daemon::{Event, Options, Paths, Resize};
 use crate::lens::doctor::{self, Level, Wanted};
 
 /// Two threads are enough for a machine the size of a laptop, and each costs memory.
@@ -63,21 +63,21 @@ pub struct Up {
 /// What a node offers.
 #[derive(Args, Clone)]
 pub struct NodeSize {
-    /// Cores of a node, as in 2 or 500m
-    #[arg(long, default_value = "2", value_parser = |text: &str| amount(text, Quantity::milli))]
-    pub node_cpu: u64,
-    /// Memory of a node
-    #[arg(long, default_value = "4Gi", value_parser = |text: &str| amount(text, Quantity::value))]
-    pub node_memory: u64,
+    /// Cores of a node, as in 2 or 500m [new nodes: 2]
+    #[arg(long, value_parser = |text: &str| amount(text, Quantity::milli))]
+    pub node_cpu: Option<u64>,
+    /// Memory of a node [new nodes: 4Gi]
+    #[arg(long, value_parser = |text: &str| amount(text, Quantity::value))]
+    pub node_memory: Option<u64>,
     /// Bytes a second a node may read from and write to the disk its data lie on (io.max: cgroup v2 only)
     #[arg(long, value_parser = |text: &str| amount(text, Quantity::value))]
     pub node_disk_bandwidth: Option<u64>,
 }
 
 impl NodeSize {
-    /// As the daemon takes it.
-    pub fn size(&self) -> Size {
-        Size { cpu_milli: self.node_cpu, memory: self.node_memory, disk_bandwidth: self.node_disk_bandwidth }
+    /// As the daemon takes it: what is not given stays as it is.
+    pub fn size(&self) -> Resize {
+        Resize { cpu_milli: self.node_cpu, memory: self.node_memory, disk_bandwidth: self.node_disk_bandwidth }
     }
 }
 

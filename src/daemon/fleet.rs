@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::cable::Cable;
+use super::down::remove_tree;
 use super::paths::Paths;
 use super::settings::{NodeSetting, Settings, Size};
 use crate::apiserver::{Identity, NodeConnector};
@@ -237,12 +238,14 @@ impl Fleet {
         let options = DeleteParams::default();
         gone(Api::<NodeObject>::all(admin.clone()).delete(name, &options).await)?;
         gone(Api::<Lease>::namespaced(admin.clone(), "kube-node-lease").delete(name, &options).await)?;
-        match std::fs::remove_dir_all(self.common.paths.data.join("nodes").join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context("removing the node's directory")
-            }
-            _ => Ok(()),
+        let dir = self.common.paths.data.join("nodes").join(name);
+        for pod in std::fs::read_dir(dir.join("pods")).into_iter().flatten().flatten() {
+            self.common.images.release(&pod.file_name().to_string_lossy())?;
         }
+        for dir in [dir, self.common.paths.memory().join(name)] {
+            remove_tree(&dir).context("removing the node's files")?;
+        }
+        Ok(())
     }
 
     /// All nodes, running or not.

@@ -31,6 +31,6 @@ mod underlay;
 
 pub use ground::own_directory;
 pub use images::build as build_image;
-pub use paths::Paths;
+pub use paths::{Paths, check_name};
 pub use run::{Event, run};
-pub use settings::{NodeSetting, Options, Settings, Size};
+pub use settings::{NodeSetting, Options, Resize, Settings, Size};

@@ -22,7 +22,8 @@ impl Paths {
     pub fn new(cluster: &str, data: Option<&Path>) -> Paths {
         let run = Path::new(RUN).join(cluster);
         let known = || std::fs::read_link(run.join("data")).ok();
-        let data = data.map(Path::to_owned).or_else(known).unwrap_or_else(|| Path::new(DATA).join(cluster));
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let data = data.map(absolute).or_else(known).unwrap_or_else(|| Path::new(DATA).join(cluster));
         Paths { cluster: cluster.to_owned(), data, run }
     }
 
@@ -95,4 +96,15 @@ pub fn check_name(name: &str) -> Result<(), String> {
 /// `coracle`, or `coracle-<name>`: what kubectl calls the context.
 pub fn context_name(cluster: &str) -> String {
     if cluster == "default" { "coracle".into() } else { format!("coracle-{cluster}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_is_meant_from_here() {
+        let paths = Paths::new("x", Some(Path::new("state")));
+        assert_eq!(paths.data, std::env::current_dir().unwrap().join("state"));
+    }
 }

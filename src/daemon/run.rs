@@ -15,7 +15,7 @@ use super::bootstrap::{self, Addresses};
 use super::control::{self, About, Control};
 use super::fleet::{self, Common, Connector, Fleet};
 use super::ground::{listen, prepare, write_private};
-use super::paths::{Paths, check_name, context_name};
+use super::paths::{Paths, context_name};
 use super::settings::{Options, Settings};
 use super::{images, lock, notify, underlay};
 use crate::apiserver::pki::Pki;
@@ -49,7 +49,6 @@ pub enum Event {
 
 /// Brings the cluster up and keeps it until SIGTERM, SIGINT or a shutdown request. `tell` hears of each step.
 pub async fn run(options: Options, tell: impl Fn(Event)) -> Result<()> {
-    check_name(&options.cluster).map_err(anyhow::Error::msg)?;
     let begin = Instant::now();
     let done = |what: String| tell(Event::Done(what, begin.elapsed()));
     let paths = Paths::new(&options.cluster, options.data_dir.as_deref());
@@ -100,7 +99,8 @@ impl Ground {
         };
         // Two clusters that come up at once must not choose the same network: held until the host has its address on it.
         let _choosing = lock::directory(Paths::run_root()).await?;
-        let taken = underlay::taken(&cluster.link())?;
+        let mut taken = underlay::taken(&cluster.link())?;
+        taken.extend([settings.pod_cidr, settings.service_cidr]);
         let Some(network) = underlay::choose(settings.underlay, &taken) else {
             bail!("no free /24 in 172.30.0.0/16 for the underlay")
         };

@@ -34,7 +34,7 @@ pub struct Options {
     /// Addresses of Services.
     pub service_cidr: Option<Ipv4Network>,
     /// How large each new node is.
-    pub size: Size,
+    pub size: Resize,
     /// The feature gate MemoryQoS.
     pub memory_qos: bool,
     /// How often a node says that it lives.
@@ -58,7 +58,28 @@ pub struct Size {
     pub disk_bandwidth: Option<u64>,
 }
 
+/// What is asked of the sizes of nodes, those that are there already too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resize {
+    pub cpu_milli: Option<u64>,
+    pub memory: Option<u64>,
+    pub disk_bandwidth: Option<u64>,
+}
+
+impl Resize {
+    pub fn of(self, old: Size) -> Size {
+        Size {
+            cpu_milli: self.cpu_milli.unwrap_or(old.cpu_milli),
+            memory: self.memory.unwrap_or(old.memory),
+            disk_bandwidth: self.disk_bandwidth.or(old.disk_bandwidth),
+        }
+    }
+}
+
 impl Size {
+    /// Two cores, 4 GiB, a disk as fast as it is.
+    pub const USUAL: Size = Size { cpu_milli: 2000, memory: 4 << 30, disk_bandwidth: None };
+
     /// The disk that is shared out, and how fast it may be.
     ///
     /// Errors: it cannot be shared out.
@@ -76,7 +97,7 @@ impl Options {
         let qos =
             "--feature-gates MemoryQoS=true: memory.min and memory.high need cgroup v2, which this host does not have";
         ensure!(!self.memory_qos || cgroup::unified()?, qos);
-        self.size.disk(data).map(drop)
+        self.size.of(Size::USUAL).disk(data).map(drop)
     }
 }
 
@@ -159,10 +180,11 @@ impl Settings {
         if wanted > NODES_MAX {
             bail!("--nodes {wanted}: at most {NODES_MAX}");
         }
+        settings.nodes.iter_mut().for_each(|node| node.size = options.size.of(node.size));
         for number in 1..=wanted {
             let name = format!("node-{number}");
             if !settings.nodes.iter().any(|node| node.name == name) {
-                settings.add(&name, options.size)?;
+                settings.add(&name, options.size.of(Size::USUAL))?;
             }
         }
         Ok(settings)
@@ -237,7 +259,7 @@ mod tests {
             api_port: None,
             pod_cidr: None,
             service_cidr: None,
-            size: SIZE,
+            size: Resize { memory: Some(1 << 30), ..Resize::default() },
             memory_qos: false,
             heartbeat: Duration::from_secs(2),
             node_grace: Duration::from_secs(6),
@@ -253,6 +275,17 @@ mod tests {
         let more = Settings::merge(Some(first.clone()), &options(Some(4))).unwrap();
         assert_eq!(more.nodes.last().unwrap().name, "node-4");
         assert_eq!(Settings::merge(Some(more.clone()), &options(Some(1))).unwrap(), more);
+    }
+
+    #[test]
+    fn sizes_change_as_far_as_they_are_asked_to() {
+        let mut first = Settings::merge(None, &options(None)).unwrap();
+        assert!(first.nodes.iter().all(|node| node.size == SIZE));
+        let mut other = options(None);
+        other.size = Resize { cpu_milli: Some(500), ..Resize::default() };
+        let smaller = Settings::merge(Some(first.clone()), &other).unwrap();
+        first.nodes.iter_mut().for_each(|node| node.size.cpu_milli = 500);
+        assert_eq!(smaller, first);
     }
 
     #[test]

@@ -113,6 +113,9 @@ impl Layer {
             return xattr::set(dir, "trusted.overlay.opaque", b"y").map_err(wrap);
         }
         if let Some(hidden) = bytes.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(ImageError::Layer(format!("{shown:?} hides no name")));
+            }
             let at = dir.join(OsString::from_vec(hidden.to_vec()));
             return whiteout(&at).map_err(wrap);
         }
@@ -357,11 +360,12 @@ mod tests {
         let victim = outer.path().join("victim");
         fs::write(&victim, "safe").unwrap();
         let up = outer.path().to_str().unwrap().to_string();
-        let tries: [&[(EntryType, &str, &str)]; 4] = [
+        let tries: [&[(EntryType, &str, &str)]; 5] = [
             &[(EntryType::Regular, "../victim", "bad")],
             &[(EntryType::Symlink, "s", &up), (EntryType::Regular, "s/victim", "bad")],
             &[(EntryType::Symlink, "s", ".."), (EntryType::Regular, "s/victim", "bad")],
             &[(EntryType::Link, "h", "../victim"), (EntryType::Regular, "h", "bad")],
+            &[(EntryType::Regular, ".wh...", "")],
         ];
         for (n, entries) in tries.iter().enumerate() {
             let root = outer.path().join(format!("root{n}"));

@@ -1,7 +1,7 @@
 //! A container's environment: services, envFrom, env, `$(VAR)`. Pure.
 use super::{
     downward,
-    sources::{Sources, config_map_data, secret_data},
+    sources::{Data, Sources},
     spec,
 };
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod, Service};
@@ -49,10 +49,6 @@ pub fn environment(
     Ok(all)
 }
 
-fn missing(kind: &str, name: &str) -> String {
-    format!("{kind} \"{name}\" not found")
-}
-
 fn no_key(kind: &str, pod: &Pod, name: &str, key: &str) -> String {
     format!("couldn't find key {key} in {kind} {}/{name}", spec::namespace(pod))
 }
@@ -61,21 +57,12 @@ fn env_from(pod: &Pod, container: &Container, sources: &Sources) -> Result<Vec<(
     let mut set = Vec::new();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.clone().unwrap_or_default();
-        let data = if let Some(from) = &source.config_map_ref {
-            match (sources.config_maps.get(&from.name), from.optional) {
-                (Some(Some(map)), _) => config_map_data(map),
-                (_, Some(true)) => continue,
-                _ => return Err(missing("configmap", &from.name)),
-            }
-        } else if let Some(from) = &source.secret_ref {
-            match (sources.secrets.get(&from.name), from.optional) {
-                (Some(Some(secret)), _) => secret_data(secret),
-                (_, Some(true)) => continue,
-                _ => return Err(missing("secret", &from.name)),
-            }
-        } else {
-            return Err(format!("envFrom of pod {} names no source", spec::full_name(pod)));
+        let (data, optional) = match (&source.config_map_ref, &source.secret_ref) {
+            (Some(from), _) => (sources.config_map(&from.name), from.optional),
+            (_, Some(from)) => (sources.secret(&from.name), from.optional),
+            _ => return Err(format!("envFrom of pod {} names no source", spec::full_name(pod))),
         };
+        let data = if optional == Some(true) { data.unwrap_or_default() } else { data? };
         for (key, value) in data {
             set.push((format!("{prefix}{key}"), String::from_utf8_lossy(&value).into_owned()));
         }
@@ -90,30 +77,16 @@ fn value_from(
     sources: &Sources,
     facts: &Facts,
 ) -> Result<Option<String>, String> {
-    let text = |bytes: &Vec<u8>| Ok(Some(String::from_utf8_lossy(bytes).into_owned()));
+    let value = |kind: &str, data: Result<Data, String>, name: &str, key: &str, optional: Option<bool>| {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let found = data.and_then(|data| data.get(key).map(text).ok_or_else(|| no_key(kind, pod, name, key)));
+        if optional == Some(true) { Ok(found.ok()) } else { found.map(Some) }
+    };
     if let Some(from) = &source.config_map_key_ref {
-        let optional = from.optional == Some(true);
-        return match sources.config_maps.get(&from.name) {
-            Some(Some(map)) => match config_map_data(map).get(&from.key) {
-                Some(value) => text(value),
-                None if optional => Ok(None),
-                None => Err(no_key("ConfigMap", pod, &from.name, &from.key)),
-            },
-            _ if optional => Ok(None),
-            _ => Err(missing("configmap", &from.name)),
-        };
+        return value("ConfigMap", sources.config_map(&from.name), &from.name, &from.key, from.optional);
     }
     if let Some(from) = &source.secret_key_ref {
-        let optional = from.optional == Some(true);
-        return match sources.secrets.get(&from.name) {
-            Some(Some(secret)) => match secret_data(secret).get(&from.key) {
-                Some(value) => text(value),
-                None if optional => Ok(None),
-                None => Err(no_key("Secret", pod, &from.name, &from.key)),
-            },
-            _ if optional => Ok(None),
-            _ => Err(missing("secret", &from.name)),
-        };
+        return value("Secret", sources.secret(&from.name), &from.name, &from.key, from.optional);
     }
     if let Some(field) = &source.field_ref {
         return downward::field(pod, &field.field_path, facts).map(Some);

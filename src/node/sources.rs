@@ -50,13 +50,23 @@ impl Refs {
     }
 }
 
-/// The bytes of a ConfigMap: its text and its binary data are one set of keys.
-pub fn config_map_data(map: &ConfigMap) -> BTreeMap<String, Vec<u8>> {
-    let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
-    let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
-    text.chain(binary).collect()
-}
+/// Keys and bytes.
+pub type Data = BTreeMap<String, Vec<u8>>;
 
-pub fn secret_data(secret: &Secret) -> BTreeMap<String, Vec<u8>> {
-    secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect()
+impl Sources {
+    /// The bytes of a ConfigMap: its text and its binary data are one set of keys. Errors are the kubelet's.
+    pub fn config_map(&self, name: &str) -> Result<Data, String> {
+        let map = self.config_maps.get(name).and_then(Option::as_ref);
+        let map = map.ok_or_else(|| format!("configmap \"{name}\" not found"))?;
+        let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+        let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+        Ok(text.chain(binary).collect())
+    }
+
+    /// The bytes of a Secret.
+    pub fn secret(&self, name: &str) -> Result<Data, String> {
+        let secret = self.secrets.get(name).and_then(Option::as_ref);
+        let secret = secret.ok_or_else(|| format!("secret \"{name}\" not found"))?;
+        Ok(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
+    }
 }

@@ -25,7 +25,7 @@ type Placed = BTreeSet<(Endpoint, Option<String>)>;
 struct Candidate {
     /// At the cluster's own addresses.
     port: ServicePort,
-    /// Its addresses for the world: external IPs and those of load balancers.
+    /// Its addresses for the world: those of load balancers.
     outside: BTreeSet<Ipv4Addr>,
     /// The ready ones, and those that end but still serve.
     endpoints: [Placed; 2],
@@ -127,7 +127,8 @@ fn candidates(service: &Service, (namespace, name): (&str, &str), slices: &[&End
     ports.collect()
 }
 
-/// Cluster IPs; external IPs and load balancer IPs. None for headless services.
+/// Cluster IPs; load balancer IPs. None for headless services. externalIPs are left out: with them whoever may make a
+/// Service takes others' traffic, that to cluster DNS too (CVE-2020-8554).
 fn addresses(service: &Service) -> [BTreeSet<Ipv4Addr>; 2] {
     let Some(spec) = &service.spec else {
         return Default::default();
@@ -139,8 +140,7 @@ fn addresses(service: &Service) -> [BTreeSet<Ipv4Addr>; 2] {
     }
     let balancer =
         service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref()).into_iter().flatten();
-    let more = spec.external_ips.iter().flatten().chain(balancer.filter_map(|i| i.ip.as_ref()));
-    [own, more.filter_map(|ip| ip.parse().ok()).collect()]
+    [own, balancer.filter_map(|i| i.ip.as_ref()?.parse().ok()).collect()]
 }
 
 /// The endpoints of a port: those that are ready, and those that end but still serve.

@@ -194,7 +194,10 @@ fn add_remove() {
     let space = cluster.space("a");
     space.apply(&pod("box", json!({}), json!({"nodeName": "extra"})).to_string());
     space.ready("box");
+    let memory = Path::new("/run/coracle").join(&cluster.name).join("memory/extra");
+    assert!(memory.exists(), "tokens are kept in memory");
     cluster.coracle(&["node", "rm", "extra"]).good();
+    assert!(!memory.exists());
     assert!(cluster.kubectl(&["get", "node", "extra"]).bad().contains("NotFound"));
     cluster.kubectl(&["wait", "--for=delete", "pod/box", "-n", "a", &timeout()]).good();
     let left = Snapshot::take();

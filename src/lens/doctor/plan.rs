@@ -4,7 +4,7 @@ use super::surroundings::{addresses, firewalls, names, ports};
 use super::{Finding, Level, Observed, Wanted};
 
 /// clone3 into a cgroup, pidfd, close_range and nft's concatenated maps are all there from here on.
-const OLDEST_KERNEL: (u32, u32) = (5, 10);
+const OLDEST_KERNEL: (u32, u32) = (5, 12);
 /// Below this an image import or the store's next write fails soon.
 const DISK_LEAST: u64 = 100 << 20;
 /// Below this a handful of images no longer fits.
@@ -277,7 +277,7 @@ mod tests {
             "an old kernel",
             |s| s.kernel.release = "4.19.0-27-amd64".into(),
             Level::Refuse,
-            "older than 5.10",
+            "older than 5.12",
             "newer kernel",
         ),
         (

@@ -172,23 +172,21 @@ fn route(index: u32, r: &Route) -> RouteMessage {
 }
 
 fn neighbour(index: u32, n: &Neighbour) -> NeighbourMessage {
-    let mut m = NeighbourMessage::default();
-    m.header.family = AddressFamily::Inet;
-    m.header.ifindex = index;
-    m.header.state = NeighbourState::Permanent;
+    let mut m = permanent(index, AddressFamily::Inet, n.ip, &n.mac);
     m.header.kind = RouteType::Unicast;
-    m.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(n.ip)));
-    m.attributes.push(NeighbourAttribute::LinkLayerAddress(n.mac.to_vec()));
     m
 }
 
 fn fdb(index: u32, e: &Fdb) -> NeighbourMessage {
-    let mut m = NeighbourMessage::default();
-    m.header.family = AddressFamily::Bridge;
-    m.header.ifindex = index;
-    m.header.state = NeighbourState::Permanent;
+    let mut m = permanent(index, AddressFamily::Bridge, e.to, &e.mac);
     m.header.flags = NeighbourFlags::Own;
-    m.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(e.to)));
-    m.attributes.push(NeighbourAttribute::LinkLayerAddress(e.mac.to_vec()));
+    m
+}
+
+fn permanent(index: u32, family: AddressFamily, ip: std::net::Ipv4Addr, mac: &[u8]) -> NeighbourMessage {
+    let mut m = NeighbourMessage::default();
+    (m.header.family, m.header.ifindex, m.header.state) = (family, index, NeighbourState::Permanent);
+    m.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
+    m.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
     m
 }

@@ -2,7 +2,7 @@
 use crate::node::{
     downward,
     env::Facts,
-    sources::{Sources, config_map_data, secret_data},
+    sources::{Data, Sources},
 };
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
 use std::{
@@ -47,11 +47,11 @@ pub fn payload(
     let inputs = Inputs { pod, sources, tokens, facts };
     if let Some(map) = &volume.config_map {
         let mode = map.default_mode.unwrap_or(DEFAULT_MODE);
-        inputs.config_map(&map.name, &map.items, map.optional, mode, &mut files)?;
+        select(sources.config_map(&map.name), &map.items, map.optional, mode, "config", &mut files)?;
     } else if let Some(secret) = &volume.secret {
         let name = secret.secret_name.clone().unwrap_or_default();
         let mode = secret.default_mode.unwrap_or(DEFAULT_MODE);
-        inputs.secret(&name, &secret.items, secret.optional, mode, &mut files)?;
+        select(sources.secret(&name), &secret.items, secret.optional, mode, "secret", &mut files)?;
     } else if let Some(downward) = &volume.downward_api {
         let mode = downward.default_mode.unwrap_or(DEFAULT_MODE);
         inputs.downward(&downward.items, mode, &mut files)?;
@@ -85,36 +85,6 @@ struct Inputs<'a> {
 type Items = Option<Vec<KeyToPath>>;
 
 impl Inputs<'_> {
-    fn config_map(
-        &self,
-        name: &str,
-        items: &Items,
-        optional: Option<bool>,
-        mode: i32,
-        files: &mut Files,
-    ) -> Result<(), String> {
-        match self.sources.config_maps.get(name) {
-            Some(Some(map)) => select(config_map_data(map), items, optional, mode, "config", files),
-            _ if optional == Some(true) => Ok(()),
-            _ => Err(format!("configmap \"{name}\" not found")),
-        }
-    }
-
-    fn secret(
-        &self,
-        name: &str,
-        items: &Items,
-        optional: Option<bool>,
-        mode: i32,
-        files: &mut Files,
-    ) -> Result<(), String> {
-        match self.sources.secrets.get(name) {
-            Some(Some(secret)) => select(secret_data(secret), items, optional, mode, "secret", files),
-            _ if optional == Some(true) => Ok(()),
-            _ => Err(format!("secret \"{name}\" not found")),
-        }
-    }
-
     fn downward(&self, items: &Option<Vec<DownwardAPIVolumeFile>>, mode: i32, files: &mut Files) -> Result<(), String> {
         for item in items.iter().flatten() {
             let text = match (&item.field_ref, &item.resource_field_ref) {
@@ -130,10 +100,10 @@ impl Inputs<'_> {
 
     fn projection(&self, source: &VolumeProjection, mode: i32, files: &mut Files) -> Result<(), String> {
         if let Some(map) = &source.config_map {
-            self.config_map(&map.name, &map.items, map.optional, mode, files)?;
+            select(self.sources.config_map(&map.name), &map.items, map.optional, mode, "config", files)?;
         }
         if let Some(secret) = &source.secret {
-            self.secret(&secret.name, &secret.items, secret.optional, mode, files)?;
+            select(self.sources.secret(&secret.name), &secret.items, secret.optional, mode, "secret", files)?;
         }
         if let Some(downward) = &source.downward_api {
             self.downward(&downward.items, mode, files)?;
@@ -148,13 +118,14 @@ impl Inputs<'_> {
 
 /// All keys, or those that `items` names.
 fn select(
-    data: BTreeMap<String, Vec<u8>>,
+    data: Result<Data, String>,
     items: &Items,
     optional: Option<bool>,
     mode: i32,
     what: &str,
     files: &mut Files,
 ) -> Result<(), String> {
+    let data = if optional == Some(true) { data.unwrap_or_default() } else { data? };
     let Some(items) = items.as_ref().filter(|items| !items.is_empty()) else {
         files.extend(data.into_iter().map(|(key, bytes)| (key, (bytes, mode as u32))));
         return Ok(());

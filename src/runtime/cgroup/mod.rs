@@ -188,9 +188,7 @@ fn error(path: &str, reason: impl ToString) -> Error {
 pub fn ensure(path: &str, resources: Option<&LinuxResources>) -> Result<()> {
     let layout = layout()?;
     let path = path.trim_matches('/');
-    if path.is_empty() || path.split('/').any(|part| part == ".." || part.is_empty()) {
-        return Err(error(path, "not a path below the root"));
-    }
+    below_root(path)?;
     let mut made = make(layout, path);
     for _ in 0..MAKE_TRIES {
         match made {
@@ -255,12 +253,17 @@ fn handed_down(known: &str) -> String {
     ours.map(|controller| format!("+{controller} ")).collect()
 }
 
+fn below_root(path: &str) -> Result<()> {
+    match path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        true => Err(error(path, "not a path below the root")),
+        false => Ok(()),
+    }
+}
+
 /// Kill what lives in a cgroup and below, and remove them all. Gone already is fine.
 pub fn remove(path: &str) -> Result<()> {
     let path = path.trim_matches('/');
-    if path.is_empty() {
-        return Err(error(path, "refusing to remove the root"));
-    }
+    below_root(path)?;
     let dirs = layout()?.dirs(path);
     let deadline = Instant::now() + KILL_PATIENCE;
     for dir in &dirs {
@@ -401,6 +404,13 @@ mod tests {
         let layout = layout_of(v2);
         assert_eq!(layout.clone_into("a"), Some("/sys/fs/cgroup/a".into()));
         assert_eq!(layout.oom_file("a"), Some("/sys/fs/cgroup/a/memory.events".into()));
+    }
+
+    #[test]
+    fn nothing_above_is_removed() {
+        for path in ["", "/", "..", "coracle/..", "coracle//a", "coracle/./a"] {
+            assert!(remove(path).unwrap_err().to_string().contains("not a path below the root"), "{path}");
+        }
     }
 
     #[test]

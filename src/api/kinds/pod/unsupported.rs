@@ -10,6 +10,7 @@ const REFUSED: &[&str] = &[
     "ephemeralContainers",
     "hostIPC",
     "hostPID",
+    "hostnameOverride",
     "resourceClaims",
     "resources",
     "runtimeClassName",
@@ -58,9 +59,21 @@ pub fn refuse(spec: &At) {
     local(spec);
     for container in spec.each("initContainers").chain(spec.each("containers")) {
         local(&container);
-        if set(container.child("volumeDevices").value) {
-            container.child("volumeDevices").forbidden(NOT_HERE);
+        for field in ["restartPolicyRules", "volumeDevices"].into_iter().filter(|f| set(container.child(f).value)) {
+            container.child(field).forbidden(NOT_HERE);
         }
+        for mount in container.each("volumeMounts") {
+            if mount.text("mountPropagation") == "Bidirectional" {
+                mount.child("mountPropagation").forbidden(NOT_HERE);
+            }
+            if matches!(mount.text("recursiveReadOnly"), "Enabled" | "IfPossible") {
+                mount.child("recursiveReadOnly").forbidden(NOT_HERE);
+            }
+        }
+    }
+    let ordinary = spec.each("initContainers").filter(|container| container.text("restartPolicy") != "Always");
+    for container in ordinary.chain(spec.each("containers")).filter(|c| !c.text("restartPolicy").is_empty()) {
+        container.child("restartPolicy").forbidden(NOT_HERE);
     }
     for volume in spec.each("volumes") {
         for (source, _) in volume.entries().filter(|(key, _)| *key != "name" && !VOLUMES.contains(key)) {
@@ -89,5 +102,8 @@ pub fn warn(spec: &At) {
             say(port.child("hostPort"));
         }
         say_fields(&container.child("securityContext"), IGNORED_SECURITY);
+        say_fields(&container.child("resources.limits"), &["ephemeral-storage"]);
     }
+    let on_disk = spec.each("volumes").filter(|volume| volume.text("emptyDir.medium") != "Memory");
+    on_disk.filter(|v| v.get("emptyDir.sizeLimit").is_some()).for_each(|v| say(v.child("emptyDir.sizeLimit")));
 }

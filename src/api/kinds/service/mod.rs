@@ -131,7 +131,7 @@ fn warnings(service: &At) {
     if spec.text("type") == "LoadBalancer" {
         spec.child("type").warn("there is no load balancer here; the service is reachable at its node ports");
     }
-    if !spec.list("externalIPs").is_empty() {
-        spec.child("externalIPs").warn("has no effect: not supported by this version of coracle");
+    for field in ["externalIPs", "loadBalancerSourceRanges"].into_iter().filter(|f| !spec.list(f).is_empty()) {
+        spec.child(field).warn("has no effect: not supported by this version of coracle");
     }
 }
