@@ -102,7 +102,7 @@ impl Ground {
         let mut taken = underlay::taken(&cluster.link())?;
         taken.extend([settings.pod_cidr, settings.service_cidr]);
         let Some(network) = underlay::choose(settings.underlay, &taken) else {
-            bail!("no free /24 in 172.30.0.0/16 for the underlay")
+            bail!("no free /24 in 172.30.0.0/15 for the underlay")
         };
         cluster.underlay = network;
         settings.underlay = Some(network);

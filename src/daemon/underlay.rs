@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use ipnetwork::Ipv4Network;
 
-/// Candidates are 172.30.0.0/24 to 172.30.255.0/24: private, and seldom used by others.
+/// Candidates are 172.30.0.0/24 to 172.31.255.0/24: private, and seldom used by others.
 const BASE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
 
 /// The network of the last time if it is still (or already) ours to use, else the first free one. `taken` are the host's
@@ -12,7 +12,7 @@ const BASE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
 pub fn choose(before: Option<Ipv4Network>, taken: &[Ipv4Network]) -> Option<Ipv4Network> {
     let candidate = |third: u32| Ipv4Network::new(Ipv4Addr::from(u32::from(BASE) + (third << 8)), 24).ok();
     let free = |network: &Ipv4Network| !taken.iter().any(|other| other.prefix() > 0 && other.overlaps(*network));
-    before.into_iter().chain((0..=255).filter_map(candidate)).find(free)
+    before.into_iter().chain((0..512).filter_map(candidate)).find(free)
 }
 
 /// Networks the host routes somewhere, except through the link `own`.
@@ -48,6 +48,7 @@ mod tests {
         assert_eq!(taken, ["0.0.0.0/0".parse().unwrap(), "172.30.0.0/24".parse().unwrap()]);
         assert_eq!(choose(None, &taken), network("172.30.1.0/24"));
         assert_eq!(choose(None, &parse(ROUTES, "cr-other")), network("172.30.0.0/24"));
+        assert_eq!(choose(network("172.30.9.0/24"), &["172.30.0.0/16".parse().unwrap()]), network("172.31.0.0/24"));
         assert_eq!(choose(network("172.30.9.0/24"), &taken), network("172.30.9.0/24"));
         assert_eq!(choose(network("172.30.0.0/24"), &taken), network("172.30.1.0/24"));
     }

@@ -331,9 +331,10 @@ fn manifests(cluster: &Cluster) {
             if path.is_dir() {
                 dirs.push(path);
             } else if path.extension().is_some_and(|e| e == "yaml" || e == "json") {
-                let said =
-                    cluster.kubectl(&["apply", "--dry-run=server", "--validate=strict", "-f", path.to_str().unwrap()]);
-                assert!(said.ok, "{}: {}", path.display(), said.err);
+                let apply = ["apply", "--dry-run=server", "--validate=strict", "-f", path.to_str().unwrap()];
+                for said in [cluster.kubectl(&apply), cluster.coracle(&apply)] {
+                    assert!(said.ok, "{}: {}", path.display(), said.err);
+                }
                 count += 1;
             }
         }

@@ -161,19 +161,20 @@ pub fn start<T: AsyncRead + AsyncWrite + Send + 'static>(transport: T) -> mpsc::
         }
         table.lock().clear();
         drop((frames, opened));
-        let writer_handle = writer.abort_handle();
-        if timeout(GOODBYE, writer).await.is_err() {
-            writer_handle.abort();
-        }
-        // A connection closed over unread input is reset, and with it what the client has not read yet.
+        let unwritten = writer.abort_handle();
+        let Ok(Ok(Ok(mut to))) = timeout(GOODBYE, writer).await else { return unwritten.abort() };
+        // The client hangs up first. At the end of a connection Go's spdystream drops what it has not handed on, up to 50
+        // frames; and one that is closed over unread input is reset, and with it what the client has not read yet.
         let mut from = reader.into_inner();
         let hung_up = async { while let Ok(1..) = from.read(&mut [0; 1024]).await {} };
         timeout(GOODBYE, hung_up).await.ok();
+        to.shutdown().await.ok(); // it may have gone
     });
     streams
 }
 
-async fn write(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>) -> io::Result<()> {
+/// Writes until there are no more; what it wrote to is left open.
+async fn write<W: AsyncWrite + Unpin>(mut to: W, mut frames: mpsc::Receiver<Frame>) -> io::Result<W> {
     let mut writer = Writer::new()?;
     while let Some(frame) = frames.recv().await {
         to.write_all(&writer.bytes(&frame)?).await?;
@@ -181,7 +182,7 @@ async fn write(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame
             to.flush().await?;
         }
     }
-    to.shutdown().await
+    Ok(to)
 }
 
 async fn listen(

@@ -52,8 +52,10 @@ async fn streams_carry_both_ways_and_end_apart() {
     assert!(matches!(client.reader.next().await.unwrap(), Some(Frame::SynReply { id: 1, .. })));
     assert_eq!(client.reader.next().await.unwrap(), Some(data(1, false, b"and back")));
     assert_eq!(client.reader.next().await.unwrap(), Some(data(1, true, b"")));
-    // Dropping the queue of streams hangs up.
+    // Dropping the queue of streams is the end, but the client is the first to hang up.
     drop((stream, streams));
+    assert!(timeout(Duration::from_millis(50), client.reader.next()).await.is_err());
+    client.to.shutdown().await.unwrap();
     assert_eq!(client.reader.next().await.unwrap(), None);
 }
 
