@@ -2,8 +2,8 @@
 //!
 //! The shim writes everything a container says to its log and never waits for a reader, so the log is what a session
 //! reads: nobody who is slow holds up a container, and a daemon that dies takes nothing along. Who falls behind by more
-//! than the log keeps misses what is in between. Once somebody has
-//! attached, the shim writes unfinished lines too, for a prompt is one.
+//! than the log keeps misses what is in between. Once somebody has attached, the shim writes unfinished lines too, for a
+//! prompt is one.
 use super::{
     Refused,
     exec::{is_not_running, pairs, success},
