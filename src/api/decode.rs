@@ -278,7 +278,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Err(e) => Err(E::custom(format!("json: {e}"))),
             },
             // Kubernetes' YAML is 1.1, where 0400 is octal; our parser's is 1.2, where it is a text.
-            Type::Int(_) if v.starts_with('0') => match i64::from_str_radix(&v, 8) {
+            Type::Int(_) if v.len() > 1 && v.starts_with('0') => match i64::from_str_radix(&v, 8) {
                 Ok(v) => self.visit_i64(v),
                 Err(_) => Err(self.mismatch("string")),
             },
@@ -373,6 +373,16 @@ mod tests {
         let strict = pod(body, FieldValidation::Strict).unwrap_err();
         let head = "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: ";
         assert_eq!(strict, format!("{head}{}", found.join(", ")));
+    }
+
+    #[test]
+    fn an_octal_number_is_one() {
+        let mode = |text: &str| {
+            let body = format!(r#"{{"spec": {{"volumes": [{{"secret": {{"defaultMode": "{text}"}}}}]}}}}"#);
+            let (pod, _) = pod(&body, FieldValidation::Strict).ok()?;
+            pod["spec"]["volumes"][0]["secret"]["defaultMode"].as_i64()
+        };
+        assert_eq!(["0400", "0", "400", "08", ""].map(mode), [Some(256), None, None, None, None]);
     }
 
     #[test]

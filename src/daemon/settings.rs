@@ -33,7 +33,7 @@ pub struct Options {
     pub pod_cidr: Option<Ipv4Network>,
     /// Addresses of Services.
     pub service_cidr: Option<Ipv4Network>,
-    /// How large each new node is.
+    /// How large nodes are to be, as far as that is asked.
     pub size: Resize,
     /// The feature gate MemoryQoS.
     pub memory_qos: bool,

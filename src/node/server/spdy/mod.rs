@@ -163,8 +163,8 @@ pub fn start<T: AsyncRead + AsyncWrite + Send + 'static>(transport: T) -> mpsc::
         drop((frames, opened));
         let unwritten = writer.abort_handle();
         let Ok(Ok(Ok(mut to))) = timeout(GOODBYE, writer).await else { return unwritten.abort() };
-        // The client hangs up first. At the end of a connection Go's spdystream drops what it has not handed on, up to 50
-        // frames; and one that is closed over unread input is reset, and with it what the client has not read yet.
+        // The client hangs up first. At the end of a connection Go's spdystream forgets its streams, whatever frames still
+        // wait; and one that is closed over unread input is reset, and with it what the client has not read yet.
         let mut from = reader.into_inner();
         let hung_up = async { while let Ok(1..) = from.read(&mut [0; 1024]).await {} };
         timeout(GOODBYE, hung_up).await.ok();
