@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const REQUESTS: usize = 120;
 /// One request may take this long.
 const REQUEST: Duration = Duration::from_secs(2);
+/// Between two attempts to reach an address that does not answer yet.
+const PAUSE: Duration = Duration::from_millis(5);
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(80);
 
@@ -176,6 +178,7 @@ impl Stage<'_> {
         let urls = self.urls().await?;
         let wanted: BTreeSet<String> = self.pods().await?.iter().map(|pod| meta::name(pod).to_owned()).collect();
         let mut seen = BTreeSet::new();
+        answering(&urls).await?;
         for url in urls.iter().cycle().take(REQUESTS) {
             let (status, body) = guest::get(url, REQUEST)?;
             ensure!(status == 200, "{url} answered {status}");
@@ -259,4 +262,17 @@ impl Stage<'_> {
         println!("    coracle{name} down                      leaves the machine as it was (--purge: the state too)");
         Ok(())
     }
+}
+
+/// Waits until every node answers: a pod is Ready a moment before the nodes' tables have it, and a connection in that
+/// moment is refused, as Kubernetes refuses one to a Service without endpoints.
+async fn answering(urls: &[String]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    for url in urls {
+        while let Err(e) = guest::get(url, REQUEST) {
+            ensure!(Instant::now() < deadline, "no answer within {PATIENCE:?}: {e:#}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(())
 }
