@@ -16,6 +16,7 @@ mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
 mod event_ttl;
+mod furnishing;
 mod garbage;
 mod namespace;
 mod node_lifecycle;
@@ -23,8 +24,6 @@ mod ownership;
 mod pod_gc;
 mod pods;
 mod replicaset;
-mod root_ca;
-mod service_account;
 mod services;
 mod taint_eviction;
 #[cfg(test)]
@@ -94,8 +93,7 @@ const STARTS: &[fn(&Context) -> Loop] = &[
     endpoints::start,
     endpointslice_mirroring::start,
     namespace::start,
-    service_account::start,
-    root_ca::start,
+    furnishing::start,
     garbage::start,
     node_lifecycle::start,
     taint_eviction::start,

@@ -318,5 +318,10 @@ fn binds(
     ];
     // What the manifest mounts at one of these places wins.
     let ours = ours.into_iter().filter(|bind| own.iter().all(|o| o.to != bind.to));
-    Ok(ours.chain(own.iter().cloned()).collect())
+    // The shim follows no symlink in what it binds.
+    let real = |bind: Bind| match bind.from.canonicalize() {
+        Ok(from) => Ok(Bind { from, ..bind }),
+        Err(e) => Err(format!("mounting {} at {}: {e}", bind.from.display(), bind.to)),
+    };
+    ours.chain(own.iter().cloned()).map(real).collect()
 }

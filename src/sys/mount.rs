@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
 /// Bits of [`MountAttr::set`] and `clear`, from <linux/mount.h>.
 pub mod attr {
     pub const RDONLY: u64 = 0x1;
@@ -51,18 +54,20 @@ fn path_arg(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-/// A private copy of what is mounted at `source` (a directory or a single file), attached nowhere yet.
+/// A private copy of what is mounted at `source` (a directory or a single file), attached nowhere yet. No part of the
+/// path may be a symlink (`ELOOP`): whoever shares a volume could plant one that leads out of it.
 pub fn bind_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
-    let source = path_arg(source)?;
-    let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let source = openat2(libc::AT_FDCWD, source, how)?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    let source = unsafe { OwnedFd::from_raw_fd(source) };
+    let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
     if recursive {
         flags |= libc::AT_RECURSIVE as u32;
     }
-    // SAFETY: `source` is a NUL-terminated string that outlives the call; the rest are integers.
-    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: a live descriptor with an empty path (allowed by the flag); the rest are integers.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, source.as_raw_fd(), c"".as_ptr(), flags) };
+    let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -81,10 +86,7 @@ pub fn move_tree(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
             MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS,
         )
     };
-    match done {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Change the flags of a tree from [`bind_tree`].
@@ -106,14 +108,26 @@ fn mount_setattr(dir: i32, path: &std::ffi::CStr, mut flags: i32, attr: MountAtt
     let done = unsafe {
         libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, &raw const arg, size_of::<RawAttr>())
     };
-    match done {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Is the root of a tree a directory (and not a single file)?
 pub fn is_dir(tree: BorrowedFd<'_>) -> io::Result<bool> {
     let stat = nix::sys::stat::fstat(tree.as_raw_fd())?;
     Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_a_bind_is_no_symlink() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("/etc", real.join("out")).unwrap();
+        for path in ["out", "out/ssl"] {
+            assert_eq!(bind_tree(&real.join(path), true).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
@@ -62,9 +63,7 @@ pub fn clone_process(flags: i32, into: Option<BorrowedFd<'_>>) -> io::Result<For
 pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes two integers; the result is a fresh descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -75,10 +74,7 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let done = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };
-    match done {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Reap a child that may have ended: `(code, signal)` with `code` 128 + signal for a killed one, `None` while it runs.
@@ -94,10 +90,7 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<(i32, Option<i32>)>> {
 pub fn close_on_exec_from(first: i32) -> io::Result<()> {
     // SAFETY: only sets a flag on descriptors; none is closed before an exec, which drops all Rust owners with it.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    match done {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    Ok(Errno::result(done).map(drop)?)
 }
 
 /// Ignore these signals from now on (children inherit that: see [`default_signals`]).
@@ -147,10 +140,7 @@ pub fn load_seccomp(program: &[u8]) -> io::Result<()> {
     let prog = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     // SAFETY: `prog` and the `len` instructions it points to live until the call returns; the kernel copies and verifies them.
     let done = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const prog) };
-    match done {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    Ok(Errno::result(done).map(drop)?)
 }
 
 #[cfg(test)]

@@ -171,6 +171,8 @@ fn give_ports(new: &mut Value, (low, high): (u16, u16), taken: &BTreeSet<(String
     if !wants_ports(new) {
         return errors;
     }
+    // A number that is asked for is given even then.
+    let only_asked = new["spec"]["allocateLoadBalancerNodePorts"] == false;
     let mut own = BTreeSet::new();
     let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
     for (index, port) in ports.into_iter().flatten().enumerate() {
@@ -179,6 +181,7 @@ fn give_ports(new: &mut Value, (low, high): (u16, u16), taken: &BTreeSet<(String
         let is_taken = |n: u16| taken.contains(&(protocol.clone(), n));
         let asked = port["nodePort"].as_u64().unwrap_or(0);
         let given = match u16::try_from(asked) {
+            Ok(0) if only_asked => continue,
             Ok(0) => match (low..=high).find(|n| !is_taken(*n) && !own.contains(n)) {
                 Some(free) => free,
                 None => {
@@ -261,5 +264,10 @@ mod tests {
         plain["spec"]["type"] = "ClusterIP".into();
         keep(&mut plain, Some(&new));
         assert_eq!(plain["spec"]["ports"], ports);
+        let mut none = service(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": ports}));
+        none["spec"]["ports"][1]["nodePort"] = 30001.into();
+        assert!(give_ports(&mut none, (30000, 30002), &taken).is_empty());
+        assert_eq!(none["spec"]["ports"][0].get("nodePort"), None);
+        assert_eq!(none["spec"]["ports"][1]["nodePort"], 30001);
     }
 }

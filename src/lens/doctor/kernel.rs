@@ -57,6 +57,8 @@ pub const FEATURES: &[Feature] = &[
     need("NFT_MASQ", Some("nft_masq"), "the way out of the cluster"),
     need("NFT_NUMGEN", Some("nft_numgen"), "spreading a service over its pods"),
     need("NFT_CT", Some("nft_ct"), "services"),
+    need("NFT_REJECT_IPV4", Some("nft_reject_ipv4"), "services without endpoints"),
+    need("NFT_FIB_IPV4", Some("nft_fib_ipv4"), "node ports"),
     need("NF_CONNTRACK", Some("nf_conntrack"), "services"),
     need("NET_NS", None, "nodes and pods"),
     need("PID_NS", None, "containers"),

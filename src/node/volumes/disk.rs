@@ -115,8 +115,8 @@ pub fn host_path(path: &str, kind: &str) -> Result<(), String> {
 
 /// The real path of `sub` in a volume, never outside of it; a missing one becomes a directory if `make`.
 ///
-/// A container that shares the volume could swap a directory for a symlink between this check and the mount; the
-/// shim mounts what is at the resolved path, so what it can gain is another place that it can already write to.
+/// A container that shares the volume could swap a directory for a symlink between this check and the mount: the shim
+/// follows none in what it binds, so what it can gain is another place that it can already write to.
 pub fn sub_path(volume: &Path, sub: &str, make: bool) -> Result<PathBuf, String> {
     if !Path::new(sub).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("{sub:?} must not leave the volume"));

@@ -129,7 +129,9 @@ fn drop_unused(spec: &mut Value, old: &Value) {
 fn warnings(service: &At) {
     let spec = service.child("spec");
     if spec.text("type") == "LoadBalancer" {
-        spec.child("type").warn("there is no load balancer here; the service is reachable at its node ports");
+        spec.child("type").warn(
+            "there is no load balancer here; the service is reachable at its address and its node ports, if it has any",
+        );
     }
     for field in ["externalIPs", "loadBalancerSourceRanges"].into_iter().filter(|f| !spec.list(f).is_empty()) {
         spec.child(field).warn("has no effect: not supported by this version of coracle");
