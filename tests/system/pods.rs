@@ -10,6 +10,7 @@ pub fn trials() -> Vec<Trial> {
         shared("pod_logs_as_kubectl_asks_for_them", logs),
         shared("pod_exec_with_and_without_a_terminal", exec),
         shared("pod_probes_decide", probes),
+        shared("pod_conditions_of_others_stay", gates),
         shared("pod_restarts_back_off_and_remember", restarts),
         shared("pod_ends_as_its_policy_says", ends),
         shared("pod_that_eats_too_much_is_oom_killed", oom),
@@ -134,6 +135,25 @@ fn probes(cluster: &Cluster) {
         let events = space.kubectl(&["events", "--for", "pod/dying"]).good();
         (events.contains("Liveness probe failed") && events.contains("Killing")).then_some(())
     });
+}
+
+fn gates(cluster: &Cluster) {
+    let space = cluster.space("gates");
+    let gate = json!({"readinessGates": [{"conditionType": "example.com/open"}]});
+    space.apply(&pod("box", json!({}), gate).to_string());
+    space.kubectl(&["wait", "--for=condition=ContainersReady", "pod/box", &timeout()]).good();
+    let ready = "{.status.conditions[?(@.type=='Ready')].status} {.status.conditions[?(@.type=='Ready')].reason}";
+    assert_eq!(space.value("pod/box", ready), "False ReadinessGatesNotReady");
+    let open = r#"{"status": {"conditions": [{"type": "example.com/open", "status": "True"}]}}"#;
+    space.kubectl(&["patch", "pod", "box", "--subresource=status", "-p", open]).good();
+    space.ready("box");
+    // A container that starts again has the node write its own conditions anew.
+    let killed = space.sh("box", "kill -TERM 1");
+    assert!(killed.ok || killed.code == Some(137), "{killed:?}");
+    space.wait_value("pod/box", "{.status.containerStatuses[0].restartCount}", "1");
+    space.ready("box");
+    assert_eq!(space.value("pod/box", "{.status.conditions[?(@.type=='example.com/open')].status}"), "True");
+    assert_eq!(space.value("pod/box", "{.status.podIPs[*].ip}"), space.value("pod/box", "{.status.podIP}"));
 }
 
 fn restarts(cluster: &Cluster) {
