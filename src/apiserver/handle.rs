@@ -99,7 +99,7 @@ impl ApiServer {
         let op = route::operation(request.method(), &path, &query, request.headers())?;
         label.subresource = op.sub.name().to_owned();
         let cx = Context { identity, now: Timestamp::now() };
-        let warnings = Warnings::default();
+        let warnings = Warnings::new(op.kind.deprecated.map(str::to_owned).into_iter().collect());
         let reply = match &op.verb {
             Verb::Connect => Reply::Raw(self.connect(&op, request).await?),
             Verb::Watch(options) => self.watch(&op, options, cx.now)?,

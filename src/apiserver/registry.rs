@@ -61,8 +61,8 @@ pub(super) fn served(kind: &Kind, entry: &Entry) -> Result<Bytes, ApiError> {
 
 /// JSON of a value.
 pub(super) fn to_bytes(value: &Value) -> Bytes {
-    // A value has string keys and finite numbers only, so it always has a text.
-    Bytes::from(value.to_string())
+    // A value has string keys and finite numbers only, so it always has a text. It is kept: without room to grow.
+    Bytes::from(value.to_string().into_boxed_str().into_boxed_bytes())
 }
 
 /// The bytes to store for an object in storage form: it carries the revision of the change that writes it.

@@ -1,5 +1,6 @@
 //! `coracle demo`: a cluster from nothing, and what it can do, step by step with the time each step takes.
 use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -85,7 +86,8 @@ impl Demo {
     }
 
     fn up(&self, cluster: &str) -> Result<()> {
-        if crate::daemon::Paths::new(cluster, None).socket().exists() {
+        // A killed daemon leaves its socket.
+        if UnixStream::connect(crate::daemon::Paths::new(cluster, None).socket()).is_ok() {
             println!("          cluster {cluster:?} is up already");
             return Ok(());
         }

@@ -162,6 +162,7 @@ impl Up {
     /// Starts ourselves again without a terminal, and passes on what it says until it is ready.
     fn detached(self, cluster: &str) -> Result<()> {
         let paths = Paths::new(cluster, self.data_dir.as_deref());
+        self.options(cluster).check(&paths.data)?;
         crate::daemon::own_directory(&paths.data)?;
         let log = std::fs::OpenOptions::new()
             .create(true)

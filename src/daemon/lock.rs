@@ -1,36 +1,39 @@
 //! One daemon a name: a lock that the kernel lets go of when the daemon ends, however it ends.
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys::pidfd_open;
 
 /// Held for as long as it lives.
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
+
+/// How long a holder that was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(2);
 
 /// Takes the lock and writes our process id into it. A holder that is dying (killed, but its threads not gone yet) is
 /// waited for.
 ///
 /// Errors: somebody has it; the message says who.
 pub fn take(path: &Path, what: &str) -> Result<Lock> {
-    let mut file = open(path)?;
-    while is_dying(path) {
-        match Flock::lock(file, FlockArg::LockExclusive) {
-            // Nobody else may write between the lock and the id: keep it from here on.
+    let (mut file, deadline) = (open(path)?, Instant::now() + DYING);
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return owned(lock),
-            Err((back, Errno::EINTR)) => file = back,
-            Err((_, errno)) => {
-                return Err(errno).with_context(|| format!("locking {}", path.display()));
+            Err((back, Errno::EWOULDBLOCK)) if ends(path, deadline) => file = back,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                bail!("{what} is in use by process {}", holder(path).unwrap_or_default())
             }
+            Err((_, errno)) => return Err(errno).with_context(|| format!("locking {}", path.display())),
         }
-    }
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => owned(lock),
-        Err((_, Errno::EWOULDBLOCK)) => bail!("{what} is in use by process {}", holder(path).unwrap_or_default()),
-        Err((_, errno)) => Err(errno).with_context(|| format!("locking {}", path.display())),
     }
 }
 
@@ -41,14 +44,19 @@ fn owned(mut lock: Flock<File>) -> Result<Lock> {
     Ok(Lock(lock))
 }
 
-/// Whether the process named in the file has ended but for its last threads: its main thread is a zombie, the kernel
-/// still closes its files.
-fn is_dying(path: &Path) -> bool {
-    let Some(pid) = holder(path) else {
+/// Whether the process named in the file is gone, or goes before the deadline.
+fn ends(path: &Path, deadline: Instant) -> bool {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let Some(pid) = holder(path).and_then(|pid| pid.parse().ok()).filter(|_| !left.is_zero()) else {
         return false;
     };
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+    match pidfd_open(pid) {
+        Ok(process) => {
+            let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], limit).is_ok_and(|ended| ended > 0)
+        }
+        Err(error) => error.raw_os_error() == Some(Errno::ESRCH as i32),
+    }
 }
 
 /// Takes the lock of a directory when it is free: among those who use it, one at a time.

@@ -75,6 +75,10 @@ pub async fn run(options: Options, tell: impl Fn(Event)) -> Result<()> {
     }
     tell(Event::Ready(daemon.paths.kubeconfig(), begin.elapsed()));
     notify::notify(notify::READY);
+    // What only starting needed: the loaded history as it lay on disk, code that runs once.
+    if let Err(error) = crate::sys::give_back_pages() {
+        tracing::debug!(%error, "giving back memory");
+    }
     daemon.until_told().await;
     notify::notify(notify::STOPPING);
     daemon.end().await;

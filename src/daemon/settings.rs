@@ -18,6 +18,11 @@ const NODES_MAX: u32 = 200;
 /// Pods a node takes, as everywhere in Kubernetes.
 const PODS: u32 = 110;
 
+/// A node cannot say more often that it lives: that would be all it did.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+/// Memory of a node, in bytes, below which it has room for nothing.
+const MEMORY_MIN: u64 = 16 << 20;
+
 /// What `coracle up` was asked for. `None` is "as it was the last time, or the default".
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -97,7 +102,16 @@ impl Options {
         let qos =
             "--feature-gates MemoryQoS=true: memory.min and memory.high need cgroup v2, which this host does not have";
         ensure!(!self.memory_qos || cgroup::unified()?, qos);
-        self.size.of(Size::USUAL).disk(data).map(drop)
+        let (often, grace) = (self.heartbeat, self.node_grace);
+        ensure!(often >= HEARTBEAT_MIN, "--node-heartbeat {often:?}: at least {HEARTBEAT_MIN:?}");
+        ensure!(
+            often < grace,
+            "--node-heartbeat {often:?}: must be less than --node-monitor-grace {grace:?}, or no node is ever Ready"
+        );
+        let size = self.size.of(Size::USUAL);
+        ensure!(size.memory >= MEMORY_MIN, "--node-memory {}: at least 16Mi", size.memory);
+        size.disk(data)?;
+        Settings::merge(Settings::load(data)?, self).map(drop)
     }
 }
 
@@ -187,7 +201,34 @@ impl Settings {
                 settings.add(&name, options.size.of(Size::USUAL))?;
             }
         }
-        Ok(settings)
+        settings.check().map(|()| settings)
+    }
+
+    /// Refuses ranges in which a cluster of these nodes cannot work.
+    fn check(&self) -> Result<()> {
+        for (flag, network) in [("pod-cidr", self.pod_cidr), ("service-cidr", self.service_cidr)] {
+            let kind = match network.network().octets() {
+                [0, ..] => "of this network",
+                [127, ..] => "of the loopback",
+                [169, 254, ..] => "of one link",
+                [224..=255, ..] => "of groups, or reserved",
+                _ => continue,
+            };
+            bail!("--{flag} {network}: these addresses are {kind}; take a private range, as 10.0.0.0/8 has them");
+        }
+        let (nodes, room) = (self.nodes.last().map_or(0, |node| node.index), self.pod_cidr.size() >> 8);
+        ensure!(
+            nodes < room,
+            "--pod-cidr {}: has room for {} nodes (a /24 for each, and one), {nodes} are wanted",
+            self.pod_cidr,
+            room.saturating_sub(1)
+        );
+        let services = self.service_cidr;
+        ensure!(
+            services.prefix() <= 28,
+            "--service-cidr {services}: at least a /28: cluster DNS has its tenth address"
+        );
+        Ok(())
     }
 
     /// A new node with the first free number.
@@ -307,6 +348,27 @@ mod tests {
             error,
             "--pod-cidr 10.1.0.0/16: this cluster was made with 10.244.0.0/16; `coracle down --purge` starts anew"
         );
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        let refused = |change: fn(&mut Options), why: &str| {
+            let mut options = options(None);
+            change(&mut options);
+            let dir = tempfile::tempdir().unwrap();
+            let error = options.check(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        refused(|o| o.pod_cidr = "10.244.0.0/30".parse().ok(), "room for 0 nodes");
+        refused(|o| (o.pod_cidr, o.nodes) = ("10.244.0.0/22".parse().ok(), Some(4)), "room for 3 nodes");
+        refused(|o| o.pod_cidr = "127.0.0.0/16".parse().ok(), "loopback");
+        refused(|o| o.service_cidr = "224.0.0.0/16".parse().ok(), "of groups");
+        refused(|o| o.service_cidr = "10.96.0.0/29".parse().ok(), "at least a /28");
+        refused(|o| o.nodes = Some(300), "at most 200");
+        refused(|o| o.heartbeat = Duration::ZERO, "at least 100ms");
+        refused(|o| o.node_grace = Duration::from_secs(1), "less than --node-monitor-grace 1s");
+        refused(|o| o.size.memory = Some(1024), "at least 16Mi");
+        options(None).check(tempfile::tempdir().unwrap().path()).unwrap();
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Node {
         let mut wait = Duration::ZERO;
         while shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             wait = match self.renew().await {
-                Ok(()) => self.config.lease_renew,
+                Ok(()) => next(self.config.lease_renew, Timestamp::now()),
                 Err(error) => {
                     tracing::warn!(node = self.config.name, %error, "renewing the lease");
                     RETRY
@@ -145,6 +145,12 @@ impl Node {
         made.map_err(|e| client::Error::api(format!("create lease {name}"), e))?;
         Ok(())
     }
+}
+
+/// How long until the next multiple of `every`: all nodes wake, and write to the one disk, at the same moment.
+fn next(every: Duration, now: Timestamp) -> Duration {
+    let (every, now) = (every.as_nanos().max(1), now.as_nanosecond().unsigned_abs());
+    Duration::from_nanos((every - now % every) as u64)
 }
 
 /// The four conditions of a healthy node; the time of transition stays while the answer does.

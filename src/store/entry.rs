@@ -99,9 +99,9 @@ impl Event {
         self.entry.revision()
     }
 
-    /// Bytes of values this event keeps alive. What it replaced is counted by the event that made it.
+    /// Bytes this event keeps alive. What it replaced is counted by the event that made it.
     pub(super) fn weight(&self) -> usize {
-        self.entry.key().len() + self.entry.value().len()
+        self.entry.key().len() + self.entry.value().len() + size_of::<Event>() + size_of::<Inner>()
     }
 }
 

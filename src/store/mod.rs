@@ -50,8 +50,8 @@ pub use watch::{Watch, WatchError};
 /// How many changes can be replayed or undone. A watcher that was away longer lists again; with three nodes this
 /// is an hour of idle heartbeats, or several thousand pod starts.
 pub const HISTORY_EVENTS: usize = 8192;
-/// How many bytes of values the history may hold: objects near the request limit must not exhaust memory.
-pub const HISTORY_BYTES: usize = 16 << 20;
+/// How many bytes the history may hold: objects near the request limit must not exhaust memory.
+pub const HISTORY_BYTES: usize = 8 << 20;
 /// How many undelivered events a watcher may have before it is cut off. Past this it is cheaper to list again.
 pub const WATCH_QUEUE: usize = 4096;
 /// Values of keys below this prefix are encrypted on disk.

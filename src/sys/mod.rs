@@ -20,7 +20,7 @@ mod terminal;
 pub use bpf::attach_device_program;
 pub use door::{CapSets, Device, DeviceKind, Sys};
 pub use linux::Linux;
-pub use memory::{give_back_code_pages, memfd};
+pub use memory::{give_back_pages, memfd};
 pub use mount::{MountAttr, attr, bind_tree, is_dir, move_tree, set_attr, set_tree_attr};
 pub use netns::{in_netns, loopback_up};
 pub use process::{

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 pub fn rows() -> Vec<Kind> {
     vec![Kind {
         short_names: &["ep"],
+        deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         strategy: Strategy { default: defaults, validate: rules, ..Strategy::PLAIN },
         columns: printers::ENDPOINTS,
         ..Kind::row::<core::Endpoints>()

@@ -141,6 +141,8 @@ pub struct Kind {
     pub verbs: &'static [&'static str],
     /// Subresources by their name in the URL.
     pub subresources: &'static [&'static str],
+    /// What every answer about the kind warns of, where something else has taken its place.
+    pub deprecated: Option<&'static str>,
     /// Behaviour on writes.
     pub strategy: Strategy,
     /// Printer columns.
@@ -166,6 +168,7 @@ impl Kind {
             namespaced: TypeId::of::<T::Scope>() == TypeId::of::<NamespaceResourceScope>(),
             verbs: common::ALL_VERBS,
             subresources: &[],
+            deprecated: None,
             strategy: Strategy::PLAIN,
             columns: printers::NAME_AGE,
             fields: |_| Vec::new(),

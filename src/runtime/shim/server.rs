@@ -96,7 +96,7 @@ impl Shim {
                 other => other?,
             };
             if n == 0 {
-                sys::give_back_code_pages()?;
+                sys::give_back_pages()?;
                 tidy = false;
                 continue;
             }
