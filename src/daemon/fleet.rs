@@ -183,6 +183,7 @@ impl Fleet {
         super::paths::check_name(&name).map_err(anyhow::Error::msg)?;
         let mut settings = state.settings.clone();
         let setting = settings.add(&name, size)?;
+        settings.check()?;
         setting.parts(&self.common.paths.data)?;
         settings.save(&self.common.paths.data)?;
         state.settings = settings;

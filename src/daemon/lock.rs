@@ -16,19 +16,21 @@ use crate::sys::pidfd_open;
 /// Held for as long as it lives.
 pub struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
-/// How long a holder that was killed may take to be gone.
-const DYING: Duration = Duration::from_secs(2);
+/// How long a holder may take to look killed …
+const ALIVE: Duration = Duration::from_secs(2);
+/// … and, once it does, to be gone: what it had begun to write must reach the disk.
+const DYING: Duration = Duration::from_secs(60);
 
 /// Takes the lock and writes our process id into it. A holder that is dying (killed, but its threads not gone yet) is
 /// waited for.
 ///
 /// Errors: somebody has it; the message says who.
 pub fn take(path: &Path, what: &str) -> Result<Lock> {
-    let (mut file, deadline) = (open(path)?, Instant::now() + DYING);
+    let (mut file, begun) = (open(path)?, Instant::now());
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return owned(lock),
-            Err((back, Errno::EWOULDBLOCK)) if ends(path, deadline) => file = back,
+            Err((back, Errno::EWOULDBLOCK)) if goes(path, begun) => file = back,
             Err((_, Errno::EWOULDBLOCK)) => {
                 bail!("{what} is in use by process {}", holder(path).unwrap_or_default())
             }
@@ -44,19 +46,18 @@ fn owned(mut lock: Flock<File>) -> Result<Lock> {
     Ok(Lock(lock))
 }
 
-/// Whether the process named in the file is gone, or goes before the deadline.
-fn ends(path: &Path, deadline: Instant) -> bool {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let Some(pid) = holder(path).and_then(|pid| pid.parse().ok()).filter(|_| !left.is_zero()) else {
-        return false;
+/// Waits a little for the process named in the file to end; false when that has taken too long.
+fn goes(path: &Path, begun: Instant) -> bool {
+    let Some(pid) = holder(path).and_then(|pid| pid.parse::<i32>().ok()) else { return false };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    // Its main thread has ended, or all of it: the kernel still closes its files.
+    let dying = state.is_empty() || state.starts_with(['Z', 'X']);
+    let waited = match pidfd_open(pid) {
+        Ok(alive) if !dying => poll(&mut [PollFd::new(alive.as_fd(), PollFlags::POLLIN)], PollTimeout::from(100u8)),
+        _ => poll(&mut [], PollTimeout::from(5u8)),
     };
-    match pidfd_open(pid) {
-        Ok(process) => {
-            let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], limit).is_ok_and(|ended| ended > 0)
-        }
-        Err(error) => error.raw_os_error() == Some(Errno::ESRCH as i32),
-    }
+    waited.is_ok() && begun.elapsed() < if dying { DYING } else { ALIVE }
 }
 
 /// Takes the lock of a directory when it is free: among those who use it, one at a time.

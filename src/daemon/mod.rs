@@ -23,7 +23,6 @@ mod fleet;
 mod ground;
 mod images;
 mod lock;
-mod notify;
 mod paths;
 mod run;
 mod settings;

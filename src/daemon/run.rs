@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::Ipv4Network;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use super::fleet::{self, Common, Connector, Fleet};
 use super::ground::{listen, prepare, write_private};
 use super::paths::{Paths, context_name};
 use super::settings::{Options, Settings};
-use super::{images, lock, notify, underlay};
+use super::{images, lock, underlay};
 use crate::apiserver::pki::Pki;
 use crate::apiserver::{self, ApiServer, Identity};
 use crate::client::{Informers, in_process};
@@ -74,15 +75,22 @@ pub async fn run(options: Options, tell: impl Fn(Event)) -> Result<()> {
         done(format!("images: {}", images.join(", ")));
     }
     tell(Event::Ready(daemon.paths.kubeconfig(), begin.elapsed()));
-    notify::notify(notify::READY);
+    notify(NotifyState::Ready);
     // What only starting needed: the loaded history as it lay on disk, code that runs once.
     if let Err(error) = crate::sys::give_back_pages() {
         tracing::debug!(%error, "giving back memory");
     }
     daemon.until_told().await;
-    notify::notify(notify::STOPPING);
+    notify(NotifyState::Stopping);
     daemon.end().await;
     Ok(())
+}
+
+/// Tells the service manager, if one started us and wants to know (sd_notify(3)).
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("telling the service manager: {error}");
+    }
 }
 
 /// What must exist before anything can listen: settings and the host's side of the network.

@@ -108,9 +108,7 @@ impl Options {
             often < grace,
             "--node-heartbeat {often:?}: must be less than --node-monitor-grace {grace:?}, or no node is ever Ready"
         );
-        let size = self.size.of(Size::USUAL);
-        ensure!(size.memory >= MEMORY_MIN, "--node-memory {}: at least 16Mi", size.memory);
-        size.disk(data)?;
+        self.size.of(Size::USUAL).disk(data)?;
         Settings::merge(Settings::load(data)?, self).map(drop)
     }
 }
@@ -204,8 +202,11 @@ impl Settings {
         settings.check().map(|()| settings)
     }
 
-    /// Refuses ranges in which a cluster of these nodes cannot work.
-    fn check(&self) -> Result<()> {
+    /// Refuses nodes, and ranges for them, that cannot work.
+    pub fn check(&self) -> Result<()> {
+        if let Some(node) = self.nodes.iter().find(|node| node.size.memory < MEMORY_MIN) {
+            bail!("--node-memory {}: at least 16Mi", node.size.memory);
+        }
         for (flag, network) in [("pod-cidr", self.pod_cidr), ("service-cidr", self.service_cidr)] {
             let kind = match network.network().octets() {
                 [0, ..] => "of this network",

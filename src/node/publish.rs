@@ -118,8 +118,10 @@ fn conditions(wanted: Option<&PodStatus>, pod: &Pod) -> Vec<PodCondition> {
 fn patch(uid: &str, status: &PodStatus) -> Result<Value, serde_json::Error> {
     let mut value = serde_json::to_value(status)?;
     each_null(&mut value, &VANISHING);
-    if let Some(addresses) = value["podIPs"].as_array_mut() {
-        addresses.insert(0, json!({"$patch": "replace"}));
+    for list in ["podIPs", "hostIPs"] {
+        if let Some(addresses) = value[list].as_array_mut() {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
     }
     let order: Vec<Value> = status.conditions.iter().flatten().map(|c| json!({"type": c.type_})).collect();
     value["$setElementOrder/conditions"] = order.into();

@@ -114,7 +114,7 @@ impl Node {
         let api: Api<Lease> = Api::namespaced(self.client.clone(), LEASES);
         let now = MicroTime(Timestamp::now());
         let renewed = json!({"spec": {"renewTime": now, "holderIdentity": name,
-            "leaseDurationSeconds": self.config.lease_duration.as_secs()}});
+            "leaseDurationSeconds": self.config.lease_duration.as_secs().max(1)}});
         let patch = Patch::Merge(&renewed);
         match api.patch(name, &PatchParams::default(), &patch).await {
             Ok(_) => return Ok(()),
@@ -137,7 +137,7 @@ impl Node {
         }]);
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(name.clone()),
-            lease_duration_seconds: Some(self.config.lease_duration.as_secs() as i32),
+            lease_duration_seconds: Some(self.config.lease_duration.as_secs().max(1) as i32),
             renew_time: Some(now),
             ..LeaseSpec::default()
         });

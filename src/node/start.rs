@@ -291,6 +291,10 @@ enum Refused {
     Node(NodeError),
 }
 
+fn real(path: &Path) -> Result<PathBuf, String> {
+    path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))
+}
+
 /// All bind mounts of a container: the files of /etc, shared memory, the termination message, its volumes.
 fn binds(
     pod: &Pod,
@@ -307,6 +311,8 @@ fn binds(
     // Anybody in the container may leave the last words.
     let anybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     std::fs::set_permissions(termination, anybody).map_err(|e| e.to_string())?;
+    // The shim follows no symlink in what it binds.
+    let (dir, termination) = (real(dir)?, real(termination)?);
     let bind = |from: PathBuf, to: &str| Bind { from, to: to.to_string(), read_only: false, propagation: "None" };
     let message = container.termination_message_path.as_deref().unwrap_or(TERMINATION_PATH);
     let ours = [
@@ -314,14 +320,9 @@ fn binds(
         bind(dir.join("etc/hosts"), "/etc/hosts"),
         bind(dir.join("etc/hostname"), "/etc/hostname"),
         bind(dir.join("etc/resolv.conf"), "/etc/resolv.conf"),
-        bind(termination.to_path_buf(), message),
+        bind(termination, message),
     ];
     // What the manifest mounts at one of these places wins.
     let ours = ours.into_iter().filter(|bind| own.iter().all(|o| o.to != bind.to));
-    // The shim follows no symlink in what it binds.
-    let real = |bind: Bind| match bind.from.canonicalize() {
-        Ok(from) => Ok(Bind { from, ..bind }),
-        Err(e) => Err(format!("mounting {} at {}: {e}", bind.from.display(), bind.to)),
-    };
-    ours.chain(own.iter().cloned()).map(real).collect()
+    Ok(ours.chain(own.iter().cloned()).collect())
 }

@@ -1,14 +1,17 @@
 //! The mount calls that work on descriptors: a tree is cloned, given its flags, and attached where it belongs.
 //! `mount(2)` would need three steps and would follow a symlink planted by an image.
 use std::ffi::CString;
+use std::fs::{File, Permissions};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
 
 /// Bits of [`MountAttr::set`] and `clear`, from <linux/mount.h>.
 pub mod attr {
@@ -54,13 +57,29 @@ fn path_arg(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
+fn open_at(dir: RawFd, path: &Path, flags: OFlag, resolve: ResolveFlag) -> io::Result<File> {
+    let fd = openat2(dir, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Finds (`O_PATH`) what is at `path` below `dir`. Symlinks may lead anywhere below `dir`, else `EXDEV`.
+pub fn open_beneath(dir: &File, path: &Path) -> io::Result<File> {
+    open_at(dir.as_raw_fd(), path, OFlag::O_PATH, ResolveFlag::RESOLVE_BENEATH)
+}
+
+/// Makes a directory in `dir`, with this mode whatever the umask is, and opens it.
+pub fn make_beneath(dir: &File, name: &Path, mode: u32) -> io::Result<File> {
+    mkdirat(Some(dir.as_raw_fd()), name, Mode::from_bits_truncate(mode))?;
+    let made = open_at(dir.as_raw_fd(), name, OFlag::O_DIRECTORY, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
+    made.set_permissions(Permissions::from_mode(mode))?;
+    Ok(made)
+}
+
 /// A private copy of what is mounted at `source` (a directory or a single file), attached nowhere yet. No part of the
 /// path may be a symlink (`ELOOP`): whoever shares a volume could plant one that leads out of it.
 pub fn bind_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let source = openat2(libc::AT_FDCWD, source, how)?;
-    // SAFETY: the kernel has just made this descriptor for us alone.
-    let source = unsafe { OwnedFd::from_raw_fd(source) };
+    let source = open_at(libc::AT_FDCWD, source, OFlag::O_PATH, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
     let mut flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
     if recursive {
         flags |= libc::AT_RECURSIVE as u32;

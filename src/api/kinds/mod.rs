@@ -15,7 +15,7 @@ mod objectmeta;
 pub mod pod;
 mod rbac;
 mod reviews;
-mod service;
+pub(crate) mod service;
 mod template;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
 
+use crate::api::kinds::service::keep_allocated;
 use crate::api::{ApiError, FieldError, Kind, meta};
 use crate::apiserver::Config;
 use crate::apiserver::registry::Followed;
@@ -50,7 +51,9 @@ impl Services {
         let others = || taken.iter().filter(|(key, _)| **key != own);
         let ips = others().flat_map(|(_, h)| h.ips.iter().copied()).collect();
         let ports = others().flat_map(|(_, h)| h.ports.iter().cloned()).collect();
-        keep(new, old);
+        if let (Some(spec), Some(old)) = (new.get_mut("spec").filter(|spec| spec.is_object()), old) {
+            keep_allocated(spec, &old["spec"]);
+        }
         let mut errors = give_ip(new, config.service_cidr, &ips);
         errors.extend(give_ports(new, config.node_ports, &ports));
         if errors.is_empty() {
@@ -85,32 +88,6 @@ fn wants_ip(service: &Value) -> bool {
 
 fn wants_ports(service: &Value) -> bool {
     matches!(meta::text(service, &["spec", "type"]), "NodePort" | "LoadBalancer")
-}
-
-/// An update that does not say keeps what was given before; one that changes the type drops what the type has not.
-fn keep(new: &mut Value, old: Option<&Value>) {
-    if let Some(old) = old.filter(|old| wants_ip(old) && wants_ip(new)) {
-        let unsaid = meta::text(new, &["spec", "clusterIP"]).is_empty();
-        for field in ["clusterIP", "clusterIPs"] {
-            if let Some(value) = old["spec"].get(field).filter(|_| unsaid) {
-                meta::map_mut(new, &["spec"]).insert(field.into(), value.clone());
-            }
-        }
-    }
-    let with_ports = wants_ports(new);
-    let before = old.map_or(&[][..], |old| meta::list(old, &["spec", "ports"]));
-    let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
-    for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
-        if !with_ports {
-            port.shift_remove("nodePort");
-        } else if port.get("nodePort").and_then(Value::as_u64).unwrap_or(0) == 0 {
-            let is_same = |b: &&Value| b.get("port") == port.get("port") && b.get("protocol") == port.get("protocol");
-            let had = before.iter().find(is_same).and_then(|b| b.get("nodePort"));
-            if let Some(had) = had {
-                port.insert("nodePort".into(), had.clone());
-            }
-        }
-    }
 }
 
 /// Sets `clusterIP` and what goes with it.
@@ -172,7 +149,8 @@ fn give_ports(new: &mut Value, (low, high): (u16, u16), taken: &BTreeSet<(String
         return errors;
     }
     // A number that is asked for is given even then.
-    let only_asked = new["spec"]["allocateLoadBalancerNodePorts"] == false;
+    let only_asked =
+        meta::text(new, &["spec", "type"]) == "LoadBalancer" && new["spec"]["allocateLoadBalancerNodePorts"] == false;
     let mut own = BTreeSet::new();
     let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
     for (index, port) in ports.into_iter().flatten().enumerate() {
@@ -250,20 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn node_ports_are_given_kept_and_dropped_with_the_type() {
+    fn node_ports_are_given_unless_they_are_not_wanted() {
         let ports = json!([{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "TCP"}]);
         let mut new = service(json!({"type": "NodePort", "ports": ports}));
         let taken = BTreeSet::from([("TCP".to_owned(), 30000)]);
         assert!(give_ports(&mut new, (30000, 30002), &taken).is_empty());
         assert_eq!(new["spec"]["ports"][0]["nodePort"], 30001);
         assert_eq!(new["spec"]["ports"][1]["nodePort"], 30002);
-        let mut again = service(json!({"type": "NodePort", "ports": ports}));
-        keep(&mut again, Some(&new));
-        assert_eq!(again["spec"]["ports"], new["spec"]["ports"]);
-        let mut plain = new.clone();
-        plain["spec"]["type"] = "ClusterIP".into();
-        keep(&mut plain, Some(&new));
-        assert_eq!(plain["spec"]["ports"], ports);
         let mut none = service(json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": ports}));
         none["spec"]["ports"][1]["nodePort"] = 30001.into();
         assert!(give_ports(&mut none, (30000, 30002), &taken).is_empty());

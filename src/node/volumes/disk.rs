@@ -1,10 +1,12 @@
 //! Getting volumes to disk. Blocking.
 use super::Files;
+use crate::sys;
 use std::{
     collections::BTreeSet,
     fs,
     io::{self, Write},
-    os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, chown, symlink},
+    os::fd::AsRawFd,
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
     path::{Component, Path, PathBuf},
 };
 
@@ -115,27 +117,29 @@ pub fn host_path(path: &str, kind: &str) -> Result<(), String> {
 
 /// The real path of `sub` in a volume, never outside of it; a missing one becomes a directory if `make`.
 ///
-/// A container that shares the volume could swap a directory for a symlink between this check and the mount: the shim
-/// follows none in what it binds, so what it can gain is another place that it can already write to.
+/// A container that shares the volume may swap a directory for a symlink at any moment. So every part is opened, and
+/// made, below what is open already; and the shim follows no symlink in the path that comes of it. What is left to
+/// gain is another place in the volume.
 pub fn sub_path(volume: &Path, sub: &str, make: bool) -> Result<PathBuf, String> {
-    if !Path::new(sub).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+    let parts = Path::new(sub).components();
+    if !parts.clone().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("{sub:?} must not leave the volume"));
     }
-    let root = volume.canonicalize().map_err(|e| e.to_string())?;
-    let mut at = root.clone();
-    for part in Path::new(sub).components() {
-        at.push(part);
-        if at.symlink_metadata().is_err() && make {
-            let like = fs::metadata(&root).map_err(|e| e.to_string())?.permissions();
-            fs::create_dir(&at).map_err(|e| e.to_string())?;
-            fs::set_permissions(&at, like).map_err(|e| e.to_string())?;
-        }
-        at = at.canonicalize().map_err(|e| format!("{sub}: {e}"))?;
-        if !at.starts_with(&root) {
-            return Err(format!("subpath {sub:?} not within volume path"));
-        }
+    let root = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(volume).map_err(|e| e.to_string())?;
+    let mode = root.metadata().map_err(|e| e.to_string())?.mode() & 0o7777;
+    let (mut at, mut path) = (root.try_clone().map_err(|e| e.to_string())?, PathBuf::new());
+    for part in parts {
+        path.push(part);
+        let next = match sys::open_beneath(&root, &path) {
+            Err(e) if make && e.kind() == io::ErrorKind::NotFound => sys::make_beneath(&at, part.as_ref(), mode),
+            found => found,
+        };
+        at = next.map_err(|e| match e.raw_os_error() {
+            Some(libc::EXDEV) => format!("subpath {sub:?} not within volume path"),
+            _ => format!("{sub}: {e}"),
+        })?;
     }
-    Ok(at)
+    fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd())).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -80,21 +80,25 @@ pub fn binds(
     for mount in container.volume_mounts.iter().flatten() {
         let volume = list(pod).iter().find(|volume| volume.name == mount.name);
         let volume = volume.ok_or_else(|| format!("volume {:?} not found", mount.name))?;
-        let mut from = place(volume, pod_dir);
+        let place = place(volume, pod_dir);
         let sub = match (&mount.sub_path, &mount.sub_path_expr) {
             (Some(path), _) if !path.is_empty() => Some(path.clone()),
             (_, Some(path)) if !path.is_empty() => Some(env::expand(path, known)),
             _ => None,
         };
         let files = kind(volume) == Kind::Files;
-        if let Some(sub) = sub {
-            from = disk::sub_path(&from, &sub, !files).map_err(|why| {
+        // The shim follows no symlink in what it binds; nor does anybody once a subPath is found.
+        let from = match sub {
+            Some(sub) => disk::sub_path(&place, &sub, !files).map_err(|why| {
                 format!(
                     "failed to prepare subPath for volumeMount {:?} of container {:?}: {why}",
                     mount.name, container.name
                 )
-            })?;
-        }
+            })?,
+            None => place
+                .canonicalize()
+                .map_err(|e| format!("mounting {} at {}: {e}", place.display(), mount.mount_path))?,
+        };
         binds.push(Bind {
             from,
             to: mount.mount_path.clone(),

@@ -22,10 +22,18 @@ pub fn rows() -> Vec<Kind> {
     vec![service]
 }
 
+/// Whether a load balancer gets node ports to reach the service by.
+const ALLOCATE: &str = "allocateLoadBalancerNodePorts";
+
+/// Whether services of this type are behind a load balancer.
+fn balances(spec: &Value) -> bool {
+    meta::text(spec, &["type"]) == "LoadBalancer"
+}
+
 /// Whether services of this type have a virtual IP, and node ports.
 fn uses(spec: &Value) -> (bool, bool) {
     let kind = meta::text(spec, &["type"]);
-    (kind != "ExternalName", kind == "NodePort" || kind == "LoadBalancer")
+    (kind != "ExternalName", kind == "NodePort" || balances(spec))
 }
 
 fn defaults(service: &mut Value) {
@@ -44,8 +52,8 @@ fn defaults(service: &mut Value) {
         }
     });
     let kind = meta::text(service, &["spec", "type"]).to_string();
-    if kind == "LoadBalancer" {
-        fill(service, "spec", json!({"allocateLoadBalancerNodePorts": true}));
+    if balances(&service["spec"]) {
+        fill(service, "spec", json!({ALLOCATE: true}));
     }
     if kind == "NodePort" || kind == "LoadBalancer" {
         fill(service, "spec", json!({"externalTrafficPolicy": "Cluster"}));
@@ -82,7 +90,7 @@ fn prepare(service: &mut Value, old: Option<&Value>, sub: Sub) {
 }
 
 /// An update that leaves out what the server allocated does not give it back.
-fn keep_allocated(spec: &mut Value, old: &Value) {
+pub(crate) fn keep_allocated(spec: &mut Value, old: &Value) {
     let ((ip, ports), (had_ip, had_ports)) = (uses(spec), uses(old));
     if ip && had_ip && meta::text(spec, &["clusterIP"]).is_empty() {
         for field in ["clusterIP", "clusterIPs"] {
@@ -114,9 +122,11 @@ fn drop_unused(spec: &mut Value, old: &Value) {
             map.shift_remove(field);
         }
     }
+    if balances(old) && map.get(ALLOCATE) == old.get(ALLOCATE) && map.get("type") != old.get("type") {
+        map.shift_remove(ALLOCATE);
+    }
     if had_ports && !ports {
         map.shift_remove("externalTrafficPolicy");
-        map.shift_remove("allocateLoadBalancerNodePorts");
         let before: Vec<Option<&Value>> = meta::list(old, &["ports"]).iter().map(|p| p.get("nodePort")).collect();
         each_mut(spec, "ports.*", &mut |port| {
             if let Some(port) = port.as_object_mut().filter(|p| before.contains(&p.get("nodePort"))) {

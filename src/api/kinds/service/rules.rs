@@ -1,5 +1,5 @@
 //! Validation of services.
-use super::uses;
+use super::{ALLOCATE, balances, uses};
 use crate::api::kinds::check::At;
 use crate::api::kinds::{Sub, names};
 use crate::api::meta;
@@ -22,6 +22,9 @@ pub fn validate(new: &At, old: Option<&Value>, sub: Sub) {
         spec.child("ports").required("");
     }
     ports(&spec, kind);
+    if !balances(spec.value) && spec.value.get(ALLOCATE).is_some_and(|set| !set.is_null()) {
+        spec.child(ALLOCATE).forbidden("may only be used when `type` is 'LoadBalancer'");
+    }
     let selector = spec.child("selector");
     for (key, value) in selector.entries() {
         selector.says(key, names::qualified_name(key));
