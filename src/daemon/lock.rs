@@ -121,4 +121,24 @@ mod tests {
         assert_eq!(held_by(&path), None);
         take(&path, "cluster x").unwrap();
     }
+
+    #[test]
+    fn a_holder_that_is_killed_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let mut command = std::process::Command::new("flock");
+        let mut holder = command.arg("--no-fork").arg(&path).args(["sleep", "60"]).spawn().unwrap();
+        std::fs::write(&path, holder.id().to_string()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while held_by(&path).is_none() {
+            assert!(Instant::now() < deadline, "flock(1) does not take the lock");
+        }
+        let killer = std::thread::spawn(move || {
+            poll(&mut [], PollTimeout::from(100u8)).unwrap();
+            holder.kill().unwrap();
+            holder
+        });
+        take(&path, "cluster x").unwrap();
+        killer.join().unwrap().wait().unwrap();
+    }
 }
