@@ -220,7 +220,7 @@ impl Settings {
         let (nodes, room) = (self.nodes.last().map_or(0, |node| node.index), self.pod_cidr.size() >> 8);
         ensure!(
             nodes < room,
-            "--pod-cidr {}: has room for {} nodes (a /24 for each, and one), {nodes} are wanted",
+            "--pod-cidr {}: has room for {} nodes (each takes a /24, the first stays free), {nodes} are wanted",
             self.pod_cidr,
             room.saturating_sub(1)
         );
