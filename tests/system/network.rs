@@ -55,7 +55,11 @@ fn names(cluster: &Cluster) {
         assert!(lookup(name).ok, "{name}: {}", lookup(name).out);
     }
     assert!(lookup("web.names.svc.cluster.local").good().contains(&virtual_ip));
-    let short = space.sh("client", "coracle guest fetch http://web.names/").good();
+    // A pod is Ready a moment before every node's table has it.
+    let short = until("the service to answer", || {
+        let said = space.sh("client", "coracle guest fetch http://web.names/");
+        said.ok.then_some(said.out)
+    });
     assert!(short.contains("web-"), "{short}");
     let ips: Vec<String> = space
         .value("pods", "{.items[?(@.metadata.labels.app=='web')].status.podIP}")

@@ -96,6 +96,7 @@ fn rolls(cluster: &Cluster) {
     let space = cluster.space("rolls");
     deploy(&space, "web", 3);
     let requests = "i=0; bad=0; while [ ! -e /tmp/stop ]; do coracle guest fetch http://web/ >/dev/null 2>>/tmp/errors || bad=$((bad+1)); i=$((i+1)); echo $i >/tmp/count; done; echo $i $bad > /tmp/result";
+    until("the service to answer", || fetch(&space, "http://web/"));
     space.sh("client", &format!("({requests}) >/dev/null 2>&1 &")).good();
     space.apply(&hello("web", 3, "v2"));
     rollout(&space, "web");
