@@ -48,7 +48,7 @@ pub use entry::{Change, Entry, Event, Expect, Range, Revision};
 pub use watch::{Watch, WatchError};
 
 /// How many changes can be replayed or undone. A watcher that was away longer lists again; with three nodes this
-/// is an hour of idle heartbeats, or several thousand pod starts.
+/// is an hour of idle heartbeats, or several hundred pod starts.
 pub const HISTORY_EVENTS: usize = 8192;
 /// How many bytes the history may hold: objects near the request limit must not exhaust memory.
 pub const HISTORY_BYTES: usize = 8 << 20;
