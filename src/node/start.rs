@@ -251,13 +251,17 @@ impl Node {
         let termination = self.termination_path(uid, &container.name, attempt);
         let log = self.log_path(uid, &container.name, attempt);
         let memory_qos = self.config.memory_qos;
+        let shim = match volumes::list(pod).iter().any(|volume| volumes::kind(volume) == volumes::Kind::Memory) {
+            true => self.runtime.state(uid).await.ok().and_then(|sandbox| sandbox.pid),
+            false => None,
+        };
         let (pod, container, dir) = (pod.clone(), container.clone(), self.pod_dir(uid));
         blocking(move || {
             let accounts = Accounts {
                 passwd: image.text("etc/passwd").unwrap_or_default(),
                 group: image.text("etc/group").unwrap_or_default(),
             };
-            let binds = binds(&pod, &container, &dir, &termination, &sources, &facts)?;
+            let binds = binds(&pod, &container, &dir, &termination, &sources, &facts, shim)?;
             let spec = oci::spec(&oci::Inputs {
                 pod: &pod,
                 container: &container,
@@ -303,9 +307,10 @@ fn binds(
     termination: &Path,
     sources: &Sources,
     facts: &super::env::Facts,
+    shim: Option<i32>,
 ) -> Result<Vec<Bind>, String> {
     let known = super::env::environment(pod, container, sources, facts)?.into_iter().collect();
-    let own = volumes::binds(pod, container, dir, &known)?;
+    let own = volumes::binds(pod, container, dir, &known, shim)?;
     let made = termination.parent().map_or(Ok(()), std::fs::create_dir_all);
     made.and_then(|()| std::fs::write(termination, b"")).map_err(|e| e.to_string())?;
     // Anybody in the container may leave the last words.

@@ -214,7 +214,8 @@ fn volumes(cluster: &Cluster) {
     space.kubectl(&["create", "secret", "generic", "pass", "--from-literal=word=xyzzy"]).good();
     let container = json!({"volumeMounts": [
         {"name": "scratch", "mountPath": "/scratch"}, {"name": "memory", "mountPath": "/memory"}, {"name": "host", "mountPath": "/host", "readOnly": true},
-        {"name": "conf", "mountPath": "/conf"}, {"name": "pass", "mountPath": "/pass"}, {"name": "conf", "mountPath": "/one-file", "subPath": "key"}]});
+        {"name": "conf", "mountPath": "/conf"}, {"name": "pass", "mountPath": "/pass"}, {"name": "conf", "mountPath": "/one-file", "subPath": "key"},
+        {"name": "scratch", "mountPath": "/part", "subPath": "some/part"}, {"name": "memory", "mountPath": "/memory-part", "subPath": "a/b"}]});
     let spec = json!({"volumes": [
         {"name": "scratch", "emptyDir": {}}, {"name": "memory", "emptyDir": {"medium": "Memory"}}, {"name": "host", "hostPath": {"path": host, "type": "Directory"}},
         {"name": "conf", "configMap": {"name": "conf"}}, {"name": "pass", "secret": {"secretName": "pass", "defaultMode": 0o400}}]});
@@ -223,6 +224,9 @@ fn volumes(cluster: &Cluster) {
     let all = space.sh("box", "cat /conf/key /conf/other /pass/word /one-file /host/note; stat -Lc %a /pass/word; grep ' /memory ' /proc/mounts | cut -d' ' -f3").good();
     assert_eq!(all, "onetwoxyzzyonefrom the host\n400\ntmpfs\n");
     assert!(space.sh("box", "touch /host/x").bad().contains("Read-only file system"));
+    // A part of a volume is made where it is missing, and is the same place.
+    let same = "echo one > /part/x; echo two > /memory-part/x; cat /scratch/some/part/x /memory/a/b/x";
+    assert_eq!(space.sh("box", same).good(), "one\ntwo\n");
     space.sh("box", "echo kept > /scratch/file").good();
     // The scratch volume lives as long as the pod, not as the container.
     // Whether the shell that kills is itself killed with the namespace before it has ended is a race.

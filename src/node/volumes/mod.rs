@@ -69,12 +69,14 @@ pub fn place(volume: &Volume, pod_dir: &Path) -> PathBuf {
     }
 }
 
-/// The bind mounts of a container's `volumeMounts`, in the order of their depth. Blocking: resolves and makes subPaths.
+/// The bind mounts of a container's `volumeMounts`, in the order of their depth. Blocking: resolves and makes subPaths;
+/// what lies in memory only the `shim` sees where it is mounted.
 pub fn binds(
     pod: &Pod,
     container: &Container,
     pod_dir: &Path,
     known: &BTreeMap<String, String>,
+    shim: Option<i32>,
 ) -> Result<Vec<Bind>, String> {
     let mut binds = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
@@ -87,9 +89,13 @@ pub fn binds(
             _ => None,
         };
         let files = kind(volume) == Kind::Files;
+        let seen = match shim {
+            Some(pid) if kind(volume) == Kind::Memory => PathBuf::from(format!("/proc/{pid}/root{}", place.display())),
+            _ => place.clone(),
+        };
         // The shim follows no symlink in what it binds; nor does anybody once a subPath is found.
         let from = match sub {
-            Some(sub) => disk::sub_path(&place, &sub, !files).map_err(|why| {
+            Some(sub) => disk::sub_path(&seen, &sub, !files).map_err(|why| {
                 format!(
                     "failed to prepare subPath for volumeMount {:?} of container {:?}: {why}",
                     mount.name, container.name
