@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use ipnetwork::Ipv4Network;
 use serde_json::{Value, json};
 
-use crate::api::kinds::service::keep_allocated;
+use crate::api::kinds::service::{ALLOCATE, balances, keep_allocated, uses};
 use crate::api::{ApiError, FieldError, Kind, meta};
 use crate::apiserver::Config;
 use crate::apiserver::registry::Followed;
@@ -81,18 +81,9 @@ fn node_port(port: &Value) -> Option<(String, u16)> {
     (number > 0).then(|| (protocol.to_owned(), number))
 }
 
-/// Whether the Service has an address of its own, given its type.
-fn wants_ip(service: &Value) -> bool {
-    meta::text(service, &["spec", "type"]) != "ExternalName"
-}
-
-fn wants_ports(service: &Value) -> bool {
-    matches!(meta::text(service, &["spec", "type"]), "NodePort" | "LoadBalancer")
-}
-
 /// Sets `clusterIP` and what goes with it.
 fn give_ip(new: &mut Value, cidr: Ipv4Network, taken: &BTreeSet<Ipv4Addr>) -> Vec<FieldError> {
-    if !wants_ip(new) {
+    if !uses(&new["spec"]).0 {
         return Vec::new();
     }
     let first = meta::list(new, &["spec", "clusterIPs"]).first();
@@ -145,12 +136,11 @@ fn free_ip(cidr: Ipv4Network, taken: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr> {
 /// Sets every `nodePort` that is missing.
 fn give_ports(new: &mut Value, (low, high): (u16, u16), taken: &BTreeSet<(String, u16)>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if !wants_ports(new) {
+    if !uses(&new["spec"]).1 {
         return errors;
     }
     // A number that is asked for is given even then.
-    let only_asked =
-        meta::text(new, &["spec", "type"]) == "LoadBalancer" && new["spec"]["allocateLoadBalancerNodePorts"] == false;
+    let only_asked = balances(&new["spec"]) && new["spec"][ALLOCATE] == false;
     let mut own = BTreeSet::new();
     let ports = new.pointer_mut("/spec/ports").and_then(Value::as_array_mut);
     for (index, port) in ports.into_iter().flatten().enumerate() {

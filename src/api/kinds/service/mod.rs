@@ -23,15 +23,15 @@ pub fn rows() -> Vec<Kind> {
 }
 
 /// Whether a load balancer gets node ports to reach the service by.
-const ALLOCATE: &str = "allocateLoadBalancerNodePorts";
+pub(crate) const ALLOCATE: &str = "allocateLoadBalancerNodePorts";
 
 /// Whether services of this type are behind a load balancer.
-fn balances(spec: &Value) -> bool {
+pub(crate) fn balances(spec: &Value) -> bool {
     meta::text(spec, &["type"]) == "LoadBalancer"
 }
 
 /// Whether services of this type have a virtual IP, and node ports.
-fn uses(spec: &Value) -> (bool, bool) {
+pub(crate) fn uses(spec: &Value) -> (bool, bool) {
     let kind = meta::text(spec, &["type"]);
     (kind != "ExternalName", kind == "NodePort" || balances(spec))
 }
