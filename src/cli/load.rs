@@ -1,8 +1,7 @@
 //! Requests in a loop while something else happens, counted.
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::guest;
 
@@ -13,7 +12,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Clients that ask until told to stop.
 pub struct Load {
-    stop: Arc<AtomicBool>,
+    /// Gone: the clients end.
+    stop: Vec<Sender<()>>,
     clients: Vec<JoinHandle<Seen>>,
 }
 
@@ -27,20 +27,21 @@ pub struct Seen {
 }
 
 impl Load {
-    /// Starts asking the URLs in turn, a new connection each time.
+    /// Starts asking the URLs in turn, a new connection each time. Each client rests for as long as the answer took: on
+    /// a machine without a core to spare, clients that never rest starve the cluster whose work they watch, and its
+    /// probes.
     pub fn start(urls: Vec<String>) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
         let client = |number: usize| {
-            let (stop, urls) = (stop.clone(), urls.clone());
-            thread::spawn(move || ask(&urls, number, &stop))
+            let ((stop, stopped), urls) = (mpsc::channel(), urls.clone());
+            (stop, thread::spawn(move || ask(&urls, number, &stopped)))
         };
-        let clients = (0..CLIENTS).map(client).collect();
+        let (stop, clients) = (0..CLIENTS).map(client).unzip();
         Load { stop, clients }
     }
 
     /// Ends the clients after the request each is at.
     pub fn stop(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         let mut all = Seen::default();
         for client in self.clients {
             match client.join() {
@@ -55,17 +56,18 @@ impl Load {
     }
 }
 
-fn ask(urls: &[String], first: usize, stop: &AtomicBool) -> Seen {
+fn ask(urls: &[String], first: usize, stop: &Receiver<()>) -> Seen {
     let mut seen = Seen::default();
     for url in urls.iter().cycle().skip(first) {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
         seen.answered += 1;
+        let begun = Instant::now();
         match guest::get(url, TIMEOUT) {
             Ok((200, _)) => {}
             Ok((status, _)) => seen.failed.push(format!("{url} answered {status}")),
             Err(error) => seen.failed.push(format!("{error:#}")),
+        }
+        if stop.recv_timeout(begun.elapsed()) != Err(RecvTimeoutError::Timeout) {
+            break;
         }
     }
     seen

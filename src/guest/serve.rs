@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -20,6 +20,11 @@ const IDLE: Duration = Duration::from_secs(60);
 const STACK: usize = 128 * 1024;
 /// How long an answer that is being written may hold up the end.
 const FINISH: Duration = Duration::from_secs(5);
+/// The longest drain, unless more is asked for: a little less than the 30 s of grace that a pod has by default.
+const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+/// The path that probes ask for.
+const PROBE: &str = "/healthz";
 
 /// Flags of `guest serve`.
 #[derive(Args)]
@@ -30,7 +35,8 @@ pub struct Serve {
     /// The word after the hostname in an answer
     #[arg(long, default_value = "v1", env = "VERSION")]
     version: String,
-    /// How long to go on accepting after SIGTERM, in milliseconds: the time the cluster takes to stop sending
+    /// After SIGTERM, go on accepting until nobody but a probe has asked for this long, in milliseconds: the cluster has
+    /// stopped sending
     #[arg(long, default_value_t = 5000)]
     drain_ms: u64,
 }
@@ -50,6 +56,8 @@ struct State {
     in_flight: usize,
     /// SIGTERM was seen: every answer closes its connection.
     draining: bool,
+    /// When the last request came that was not a probe's.
+    asked: Option<Instant>,
 }
 
 impl Shared {
@@ -81,9 +89,11 @@ impl Serve {
         accept_until(&listener, &shared, || Ok(!term.poll(Some(listener.as_fd()), None)?))?;
         println!("draining");
         shared.with(|state| state.draining = true);
-        let end = std::time::Instant::now() + Duration::from_millis(self.drain_ms);
+        let (begun, drain) = (Instant::now(), Duration::from_millis(self.drain_ms));
         accept_until(&listener, &shared, || {
-            let left = end.saturating_duration_since(std::time::Instant::now());
+            let quiet_since = shared.with(|state| state.asked).map_or(begun, |asked| asked.max(begun));
+            let end = (quiet_since + drain).min(begun + drain.max(DRAIN_MAX));
+            let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
@@ -146,6 +156,9 @@ fn connection(stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     while let Some(request) = Request::read(&mut reader)? {
         let keep_alive = shared.with(|state| {
             state.in_flight += 1;
+            if request.path != PROBE {
+                state.asked = Some(Instant::now());
+            }
             request.keep_alive && !state.draining
         });
         let done = respond(stream, &request, shared, keep_alive);
@@ -165,7 +178,7 @@ fn respond(mut stream: &TcpStream, request: &Request, shared: &Shared, keep_aliv
     let mut send = |status: &str, kind: &str, body: &[u8]| answer(&mut stream, status, kind, body, keep_alive);
     match request.path.as_str() {
         "/" => send("200 OK", TEXT, format!("{} {}\n", inspect::hostname(), shared.version).as_bytes()),
-        "/healthz" => send("200 OK", TEXT, b"ok"),
+        PROBE => send("200 OK", TEXT, b"ok"),
         "/peer" => {
             // Whom we see: the client's own address, unless something translated it on the way.
             let address = peer.map(|a| a.ip().to_canonical().to_string());
