@@ -1,5 +1,8 @@
 //! Errors as kubectl words them.
 use std::fmt;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::door::status;
 
@@ -38,6 +41,29 @@ pub fn words(error: &anyhow::Error) -> String {
         Some(many) => many.to_string(),
         None => of_server(error).unwrap_or_else(|| format!("error: {}", plain(error).trim_start_matches("error: "))),
     }
+}
+
+/// Says what is wrong with a command line: of an unknown flag as kubectl does, of anything else in clap's words. Help is
+/// no error.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    match unknown_flag(error) {
+        Some(text) => eprintln!("error: {text}"),
+        None => drop(error.print()),
+    }
+    ExitCode::from(u8::from(error.use_stderr()))
+}
+
+fn unknown_flag(error: &clap::Error) -> Option<String> {
+    let flag = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument);
+    let (Some(ContextValue::String(flag)), Some(usage)) = (flag, error.get(ContextKind::Usage)) else { return None };
+    let what = match flag.strip_prefix('-')? {
+        long if long.starts_with('-') => format!("unknown flag: {flag}"),
+        short => format!("unknown shorthand flag: '{short}' in {flag}"),
+    };
+    // `Usage: coracle rollout status [OPTIONS] …`
+    let usage = usage.to_string();
+    let words = usage.split(' ').skip(1).take_while(|word| word.starts_with(char::is_alphabetic));
+    Some(format!("{what}\nSee '{} --help' for usage.", words.collect::<Vec<_>>().join(" ")))
 }
 
 /// Without saying that it is one.

@@ -14,17 +14,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Load {
     /// Gone: the clients end.
     stop: Vec<Sender<()>>,
-    clients: Vec<JoinHandle<Seen>>,
+    clients: Vec<JoinHandle<Vec<Answer>>>,
 }
 
-/// What the clients saw.
-#[derive(Default)]
-pub struct Seen {
-    /// Requests sent.
-    pub answered: usize,
-    /// What went wrong, one entry a failed request.
-    pub failed: Vec<String>,
-}
+/// What came of one request; of a failed one what went wrong.
+type Answer = Result<(), String>;
 
 impl Load {
     /// Starts asking the URLs in turn, a new connection each time. Each client rests for as long as the answer took: on
@@ -39,33 +33,23 @@ impl Load {
         Load { stop, clients }
     }
 
-    /// Ends the clients after the request each is at.
-    pub fn stop(self) -> Seen {
+    /// Ends the clients after the request each is at; what they saw.
+    pub fn stop(self) -> Vec<Answer> {
         drop(self.stop);
-        let mut all = Seen::default();
-        for client in self.clients {
-            match client.join() {
-                Ok(seen) => {
-                    all.answered += seen.answered;
-                    all.failed.extend(seen.failed);
-                }
-                Err(_) => all.failed.push("a client panicked".into()),
-            }
-        }
-        all
+        let panicked = |_| vec![Err("a client panicked".into())];
+        self.clients.into_iter().flat_map(|client| client.join().unwrap_or_else(panicked)).collect()
     }
 }
 
-fn ask(urls: &[String], first: usize, stop: &Receiver<()>) -> Seen {
-    let mut seen = Seen::default();
+fn ask(urls: &[String], first: usize, stop: &Receiver<()>) -> Vec<Answer> {
+    let mut seen = Vec::new();
     for url in urls.iter().cycle().skip(first) {
-        seen.answered += 1;
         let begun = Instant::now();
-        match guest::get(url, TIMEOUT) {
-            Ok((200, _)) => {}
-            Ok((status, _)) => seen.failed.push(format!("{url} answered {status}")),
-            Err(error) => seen.failed.push(format!("{error:#}")),
-        }
+        seen.push(match guest::get(url, TIMEOUT) {
+            Ok((200, _)) => Ok(()),
+            Ok((status, _)) => Err(format!("{url} answered {status}")),
+            Err(error) => Err(format!("{error:#}")),
+        });
         if stop.recv_timeout(begun.elapsed()) != Err(RecvTimeoutError::Timeout) {
             break;
         }

@@ -116,8 +116,11 @@ enum Verb {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     end_quietly_without_a_reader();
-    let matches = switches_with_values(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = switches_with_values(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return error::usage(&error),
+    };
     match run(cli) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -41,16 +41,9 @@ impl Status {
         let mut rows: Vec<Vec<String>> =
             vec![["NODE", "STATE", "ADDRESS", "PODS", "CPU", "MEMORY", "NETNS"].map(str::to_owned).to_vec()];
         for node in status.nodes {
-            let setting = node.setting;
-            rows.push(vec![
-                setting.name,
-                node.state,
-                node.address,
-                node.pod_cidr,
-                format!("{}m", setting.size.cpu_milli),
-                format!("{}Mi", setting.size.memory >> 20),
-                node.netns,
-            ]);
+            let (name, size) = (node.setting.name, node.setting.size);
+            let (cpu, memory) = (format!("{}m", size.cpu_milli), format!("{}Mi", size.memory >> 20));
+            rows.push(vec![name, node.state, node.address, node.pod_cidr, cpu, memory, node.netns]);
         }
         print!("{}", Columns::default().lines(&rows));
         Ok(())

@@ -375,6 +375,10 @@ fn all(cluster: &Cluster) {
     for line in ["apply -k @ --dry-run=server", "apply -k @ -l a=b", "apply -k @ -f x", "get -k @/no -o name"] {
         same(&space, &words(line, &kustomized.display().to_string()));
     }
+    for line in ["get pods --nonsense", "delete pod x -Q", "rollout status --nonsense=1 deployment/web"] {
+        let [theirs, ours] = both(&space, &words(line, "")).map(|said| (said.err, said.code));
+        assert_eq!(ours, (theirs.0.replace("kubectl", "coracle"), theirs.1), "{line}");
+    }
     for line in REFUSED.lines().filter(|line| !line.is_empty()) {
         for said in both(&space, &words(line, "")) {
             said.bad();
