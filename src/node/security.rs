@@ -111,14 +111,12 @@ pub fn user(pod: &Pod, container: &Container, image_user: &str, accounts: &Accou
     if let Some(gid) = own.run_as_group.or(of_pod.run_as_group) {
         user.gid = gid as u32;
     }
+    // KEP-3619: what the image's /etc/group says of the user counts unless the pod is strict.
+    if of_pod.supplemental_groups_policy.as_deref() == Some("Strict") {
+        user.groups.clear();
+    }
     let more = of_pod.supplemental_groups.iter().flatten().chain(&of_pod.fs_group);
     user.groups.extend(more.map(|gid| *gid as u32));
-    if of_pod.supplemental_groups_policy.as_deref() == Some("Strict") {
-        let named: BTreeSet<u32> = memberships(&wanted, accounts).into_iter().collect();
-        let kept = of_pod.supplemental_groups.iter().flatten().chain(&of_pod.fs_group);
-        let kept: BTreeSet<u32> = kept.map(|gid| *gid as u32).collect();
-        user.groups.retain(|gid| kept.contains(gid) || !named.contains(gid));
-    }
     user.groups.retain(|gid| *gid != user.gid);
     user.groups.sort_unstable();
     user.groups.dedup();
@@ -149,15 +147,14 @@ fn not_root(pod: &Pod, container: &Container, run_as: Option<i64>, name: &str) -
     Ok(())
 }
 
-/// A user by name or number. A number needs no line in /etc/passwd.
+/// A user by name or number. A number needs no line in /etc/passwd, and is the uid whatever the image calls its users:
+/// `runAsNonRoot` has judged it by that.
 fn lookup(wanted: &str, accounts: &Accounts) -> Result<User, String> {
-    let wanted = if wanted.is_empty() { "0" } else { wanted };
-    let line = accounts
-        .passwd
-        .lines()
-        .map(|line| line.split(':').collect::<Vec<_>>())
-        .find(|f| f.len() >= 4 && (f[0] == wanted || f[2] == wanted));
     let number = |text: &str| text.parse::<u32>().ok();
+    let wanted = if wanted.is_empty() { "0" } else { wanted };
+    let named = |f: &[&str]| number(wanted).map_or(f[0] == wanted, |uid| number(f[2]) == Some(uid));
+    let mut lines = accounts.passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let line = lines.find(|f| f.len() >= 4 && named(f));
     match line {
         Some(fields) => Ok(User {
             uid: number(fields[2]).ok_or_else(|| no_user(wanted))?,
@@ -264,6 +261,19 @@ mod tests {
         assert!(resolved(non_root.clone(), json!({}), "").unwrap_err().contains("will run as root"));
         assert!(resolved(non_root.clone(), json!({}), "app").unwrap_err().contains("non-numeric user (app)"));
         assert_eq!(resolved(non_root, json!({}), "1000"), Ok((1000, 1001, vec![44])));
+        let strict = json!({"supplementalGroups": [7], "supplementalGroupsPolicy": "Strict"});
+        assert_eq!(resolved(strict.clone(), json!({}), "app"), Ok((1000, 1001, vec![7])));
+        assert_eq!(resolved(strict, json!({}), "1000"), Ok((1000, 1001, vec![7])));
+    }
+
+    #[test]
+    fn a_number_is_a_uid_whatever_the_image_calls_its_users() {
+        let accounts = Accounts { passwd: "1000:x:0:0::/:/bin/sh\n".into(), group: String::new() };
+        for (context, image) in [(json!({"runAsNonRoot": true, "runAsUser": 1000}), ""), (json!({}), "1000")] {
+            let pod = pod(context, json!({}));
+            let user = user(&pod, &pod.spec.as_ref().unwrap().containers[0], image, &accounts).unwrap();
+            assert_eq!(user.uid, 1000);
+        }
     }
 
     #[test]
