@@ -242,13 +242,18 @@ impl Layer {
     }
 }
 
-/// Opens a file for reading, resolving symlinks as if `root` were `/`.
+/// Opens a file for reading, resolving symlinks as if `root` were `/`. Errors: it is not a regular file; opening one of an
+/// image's pipes would wait for ever, and one of its devices would be the host's.
 pub(super) fn open_within(root: &Path, path: &Path) -> io::Result<fs::File> {
     let root = Dir::open_root(root).map_err(io::Error::other)?;
     let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let found = Dir(openat2(root.0, path, OpenHow::new().flags(flags).resolve(resolve))?);
-    fs::File::open(format!("/proc/self/fd/{}", found.0))
+    let found = format!("/proc/self/fd/{}", found.0);
+    if !fs::metadata(&found)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    fs::File::open(found)
 }
 
 /// A path relative to the root. Errors: it climbs out, or holds a NUL.
@@ -374,5 +379,18 @@ mod tests {
             unpack(&tar(entries)[..], &root).ok();
             assert_eq!(fs::read_to_string(&victim).unwrap(), "safe", "{n}");
         }
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/pipe", dir.path().join("link")).unwrap();
+        fs::write(dir.path().join("file"), "text").unwrap();
+        for path in ["pipe", "link", "."] {
+            let refused = open_within(dir.path(), Path::new(path)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{path}");
+        }
+        assert!(open_within(dir.path(), Path::new("file")).is_ok());
     }
 }
