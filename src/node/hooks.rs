@@ -82,18 +82,14 @@ impl Node {
         tokio::spawn(async move {
             let done = tokio::time::timeout(POST_START, run_hook(&node.asker(), &target, &hook)).await;
             let failed = done.unwrap_or_else(|_| Err("timed out".into())).err();
-            let now = Timestamp::now();
-            node.pods.attempt(&uid, &name, attempt, |seen| {
-                seen.post_start = Hook::Done;
-                if failed.is_some() {
-                    seen.stopping = Some(Stopping { deadline: now, forced: false });
-                }
-            });
-            if let Some(why) = failed {
+            let here = node.pods.attempt(&uid, &name, attempt, |seen| seen.post_start = Hook::Done).is_some();
+            if let Some(why) = failed.filter(|_| here) {
                 let message = format!("PostStartHook failed: {why}");
                 node.note_container(&pod, &name, Severity::Warning, "FailedPostStartHook", message);
-                let message = format!("FailedPostStartHook: container {name}");
-                node.note_container(&pod, &name, Severity::Normal, "Killing", message);
+                let grace = Duration::from_secs(spec::grace(&pod) as u64);
+                if let Err(error) = node.stop(&uid, &pod, &name, grace, Why::PostStart, Timestamp::now()).await {
+                    tracing::warn!(pod = uid, container = name, %error, "stopping after a failed hook");
+                }
             }
             node.queue.add(uid);
         });
@@ -117,6 +113,7 @@ impl Node {
         };
         let message = match why {
             Why::PodEnds => format!("Stopping container {name}"),
+            Why::PostStart => "FailedPostStartHook".into(),
             Why::Unhealthy(kind) => {
                 let word = kind.word().to_lowercase();
                 format!("Container {name} failed {word} probe, will be restarted")
@@ -197,7 +194,8 @@ async fn run_hook(asker: &Asker, target: &Target, hook: &LifecycleHandler) -> Re
         // The caller's own limit is what ends it.
         asker.exec(target, exec, POST_START).await
     } else if let Some(http) = &hook.http_get {
-        asker.http(target, http, "kube-lifecycle/1.35").await
+        // Whatever the answer: a hook has no opinion to give.
+        asker.http(target, http, "kube-lifecycle/1.35").await.map(drop)
     } else if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;
         Ok(())

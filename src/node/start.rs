@@ -11,7 +11,7 @@ use super::{
 use crate::{
     client::Severity,
     image::{Image, ImageError},
-    runtime::{self, ContainerSpec},
+    runtime::{self, ContainerSpec, shim},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -95,7 +95,8 @@ impl Node {
             return Ok(());
         };
         self.runtime.remove(uid, name, old).await?;
-        for path in [self.log_path(uid, name, old), self.termination_path(uid, name, old)] {
+        let log = self.log_path(uid, name, old);
+        for path in shim::log_files(&log).chain([self.termination_path(uid, name, old)]) {
             match tokio::fs::remove_file(&path).await {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), error = %e, "removing an old attempt's file");
@@ -329,5 +330,8 @@ fn binds(
     ];
     // What the manifest mounts at one of these places wins.
     let ours = ours.into_iter().filter(|bind| own.iter().all(|o| o.to != bind.to));
-    Ok(ours.chain(own.iter().cloned()).collect())
+    // A mount hides what lies below it, so the outer ones come first, whoever wants them.
+    let mut all: Vec<Bind> = ours.chain(own.iter().cloned()).collect();
+    all.sort_by_key(|bind| Path::new(&bind.to).components().count());
+    Ok(all)
 }

@@ -56,6 +56,8 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Why {
     PodEnds,
+    /// Its postStart hook failed.
+    PostStart,
     Unhealthy(probe::Kind),
 }
 

@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         shared("pod_limits_are_cgroup_values", limits),
         shared("pod_init_containers_come_first", init),
         shared("pod_ends_gracefully", graceful),
+        shared("pod_hooks_fail_politely", hooks),
         shared("pod_tells_what_it_waits_for", waiting),
     ]
 }
@@ -365,6 +366,32 @@ fn graceful(cluster: &Cluster) {
     ));
     space.ready("rude");
     space.kubectl(&["delete", "pod", "rude", &timeout()]).good();
+}
+
+/// A postStart hook that fails ends its container as politely as a deletion; one that is answered has not failed. And what
+/// the node mounts lies within what the manifest mounts.
+fn hooks(cluster: &Cluster) {
+    let space = cluster.space("hooks");
+    let line = "trap 'echo bye > /tmp/last; exit 0' TERM; touch /tmp/up; while :; do coracle guest sleep 1; done";
+    let hook = ["sh", "-c", "while [ ! -e /tmp/up ]; do :; done; exit 1"];
+    let container = json!({"command": ["sh", "-c", line], "terminationMessagePath": "/tmp/last",
+        "volumeMounts": [{"name": "t", "mountPath": "/tmp"}], "lifecycle": {"postStart": {"exec": {"command": hook}}}});
+    let spec = json!({"restartPolicy": "Never", "volumes": [{"name": "t", "emptyDir": {}}]});
+    space.apply(&pod("touchy", container, spec).to_string());
+    space.wait_value("pod/touchy", "{.status.phase}", "Succeeded");
+    let ended = "{.status.containerStatuses[0].state.terminated";
+    assert_eq!(space.value("pod/touchy", &format!("{ended}.message}}")), "bye\n");
+    assert_eq!(space.value("pod/touchy", &format!("{ended}.exitCode}}")), "0");
+    until("the events", || {
+        let events = space.kubectl(&["events", "--for=pod/touchy"]).good();
+        ["FailedPostStartHook", "Killing"].iter().all(|reason| events.contains(reason)).then_some(())
+    });
+    let probe = json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1});
+    space.pod("server", json!({"image": "hello:1", "command": null, "readinessProbe": probe}));
+    let get = json!({"host": space.value("pod/server", "{.status.podIP}"), "port": 8080, "path": "/no-such-page"});
+    let container = json!({"lifecycle": {"postStart": {"httpGet": get}}});
+    space.pod("answered", container);
+    assert_eq!(space.value("pod/answered", "{.status.containerStatuses[0].restartCount}"), "0");
 }
 
 fn waiting(cluster: &Cluster) {

@@ -42,7 +42,10 @@ impl Asker {
         let limit = timeout(probe);
         let asked = async {
             if let Some(http) = &probe.http_get {
-                self.http(target, http, "kube-probe/1.35").await
+                match self.http(target, http, "kube-probe/1.35").await? {
+                    200..=399 => Ok(()),
+                    code => Err(format!("HTTP probe failed with statuscode: {code}")),
+                }
             } else if let Some(tcp) = &probe.tcp_socket {
                 self.tcp(target, tcp).await
             } else if let Some(exec) = &probe.exec {
@@ -96,8 +99,8 @@ impl Asker {
         self.net.connect(to).await.map_err(|e| format!("dial tcp {to}: connect: {}", sys::plain(&e)))
     }
 
-    /// A GET; 200 to 399 is success.
-    pub async fn http(&self, target: &Target, http: &HTTPGetAction, agent: &str) -> Result<(), String> {
+    /// The status that a GET is answered with.
+    pub async fn http(&self, target: &Target, http: &HTTPGetAction, agent: &str) -> Result<u16, String> {
         let to = address(target, http.host.as_deref(), &http.port)?;
         let path = http.path.as_deref().unwrap_or_default();
         let path = format!("/{}", path.strip_prefix('/').unwrap_or(path));
@@ -119,10 +122,7 @@ impl Asker {
             true => send(tls(stream).await.map_err(wrap)?, request).await,
             false => send(stream, request).await,
         };
-        match status.map_err(wrap)? {
-            200..=399 => Ok(()),
-            code => Err(format!("HTTP probe failed with statuscode: {code}")),
-        }
+        status.map_err(wrap)
     }
 }
 

@@ -108,14 +108,19 @@ impl Log {
     }
 
     fn turn_over(&mut self) -> io::Result<()> {
-        let numbered = |n: u32| PathBuf::from(format!("{}.{n}", self.path.display()));
-        for n in (1..MAX_FILES - 1).rev() {
-            rename_if_there(&numbered(n), &numbered(n + 1))?;
+        let all: Vec<PathBuf> = files(&self.path).collect();
+        for pair in all.windows(2).rev() {
+            rename_if_there(&pair[0], &pair[1])?;
         }
-        rename_if_there(&self.path, &numbered(1))?;
         *self = Log::with_limit(&self.path, self.max_size)?;
         Ok(())
     }
+}
+
+/// The files of a log, newest first: the one that is written, and those that were full.
+pub fn files(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let full = (1..MAX_FILES).map(|n| PathBuf::from(format!("{}.{n}", path.display())));
+    std::iter::once(path.to_owned()).chain(full)
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {

@@ -31,6 +31,7 @@ use nix::unistd::{dup2, setsid};
 
 use crate::sys;
 pub(super) use container::record_path;
+pub use log::files as log_files;
 use sandbox::OwnRecord;
 pub(super) use sandbox::Record;
 use server::Shim;
