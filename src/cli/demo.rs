@@ -197,11 +197,9 @@ impl Stage<'_> {
         let name = meta::name(&pod).to_owned();
         let pid = xray::container(self.cluster, meta::uid(&pod), "web")
             .with_context(|| format!("no process of {name} found"))?;
-        let restarts = |pod: &Value| {
-            meta::list(pod, &["status", "containerStatuses"])
-                .iter()
-                .filter_map(|c| meta::int(c, &["restartCount"]))
-                .sum::<i64>()
+        let restarts = |pod: &Value| -> i64 {
+            let all = meta::list(pod, &["status", "containerStatuses"]).iter();
+            all.filter_map(|c| meta::int(c, &["restartCount"])).sum()
         };
         let before = restarts(&pod);
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;

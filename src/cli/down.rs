@@ -21,8 +21,8 @@ impl Down {
     /// Runs it.
     pub async fn run(self, cluster: &str) -> Result<()> {
         let paths = Paths::new(cluster, self.data_dir.as_deref());
-        let report = down::down(&paths, self.purge).await?;
-        match (report.anything, self.purge) {
+        let anything = down::down(&paths, self.purge).await?;
+        match (anything, self.purge) {
             (false, _) => println!("nothing of cluster {cluster:?} was there"),
             (true, true) => println!("cluster {cluster:?} is gone"),
             (true, false) => println!(

@@ -126,11 +126,7 @@ pub fn cells(event: &Value, now: jiff::Timestamp) -> Vec<String> {
         let first = if first.is_empty() { meta::text(event, &["eventTime"]) } else { first };
         age = format!("{age} (x{count} over {})", duration::since(first, now));
     }
-    let object = format!(
-        "{}/{}",
-        meta::text(event, &["involvedObject", "kind"]),
-        meta::text(event, &["involvedObject", "name"])
-    );
+    let [kind, name] = ["kind", "name"].map(|field| meta::text(event, &["involvedObject", field]));
     let text = |field: &str| meta::text(event, &[field]).trim().to_owned();
-    vec![age, text("type"), text("reason"), object, text("message")]
+    vec![age, text("type"), text("reason"), format!("{kind}/{name}"), text("message")]
 }

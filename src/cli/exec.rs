@@ -125,9 +125,7 @@ fn exit_code(status: Option<Status>) -> Result<u8> {
 
 /// Sends the terminal's size now and each time it changes.
 async fn follow_size(mut sizes: Sender<TerminalSize>) {
-    let Ok(mut changes) = signal(SignalKind::window_change()) else {
-        return;
-    };
+    let Ok(mut changes) = signal(SignalKind::window_change()) else { return };
     loop {
         if let Some((width, height)) = terminal_size::terminal_size()
             && sizes.send(TerminalSize { width: width.0, height: height.0 }).await.is_err()

@@ -4,7 +4,7 @@
 //! prints as nothing unless it is told to be strict, as kubectl's does with `--allow-missing-template-keys`.
 use std::cmp::Ordering;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// A parsed template.
@@ -153,9 +153,7 @@ fn path(text: &str) -> Result<Vec<Step>> {
             rest = &after[close + 1..];
         } else {
             let (name, after) = field(rest.strip_prefix('.').unwrap_or(rest));
-            if after.len() == rest.len() {
-                bail!("unrecognized character in action at {rest:?}");
-            }
+            ensure!(after.len() < rest.len(), "unrecognized character in action at {rest:?}");
             match name.as_str() {
                 "" => {}
                 "*" => steps.push(Step::All),
@@ -212,10 +210,7 @@ fn bracket(text: &str) -> Result<Step> {
         |text: &str| -> Result<Option<i64>> { if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) } };
     let parts: Vec<&str> = text.split(':').map(str::trim).collect();
     match parts.as_slice() {
-        [index] => match number(index)? {
-            Some(index) => Ok(Step::Index(index)),
-            None => bail!("empty index"),
-        },
+        [index] => number(index)?.map(Step::Index).context("empty index"),
         [from, to] => Ok(Step::Slice(number(from)?, number(to)?, 1)),
         [from, to, step] => Ok(Step::Slice(number(from)?, number(to)?, number(step)?.unwrap_or(1).max(1))),
         _ => bail!("cannot parse [{text}]"),
@@ -286,9 +281,7 @@ fn holds(item: &Value, left: &Operand, operator: &str, right: &Operand) -> bool 
         Operand::Literal(value) => Some(value.clone()),
         Operand::Path(path) => walk(path, vec![item]).first().map(|value| (*value).clone()),
     };
-    let (Some(left), Some(right)) = (value(left), value(right)) else {
-        return false;
-    };
+    let (Some(left), Some(right)) = (value(left), value(right)) else { return false };
     let order = left.as_f64().zip(right.as_f64()).and_then(|(left, right)| left.partial_cmp(&right));
     match operator {
         "==" => left == right,

@@ -254,14 +254,9 @@ fn preference(pod: &Value, for_logs: bool) -> impl Ord + use<> {
 pub fn container(pod: &Value, given: Option<&str>, say: bool) -> Result<String> {
     let all = names(pod, "containers");
     if let Some(given) = given {
-        let known = ["initContainers", "ephemeralContainers"]
-            .iter()
-            .flat_map(|list| names(pod, list))
-            .chain(all)
-            .any(|name| name == given);
-        if !known {
-            bail!("container {given} is not valid for pod {}", meta::name(pod));
-        }
+        let lists = ["containers", "initContainers", "ephemeralContainers"];
+        let known = lists.iter().flat_map(|list| names(pod, list)).any(|name| name == given);
+        ensure!(known, "container {given} is not valid for pod {}", meta::name(pod));
         return Ok(given.to_owned());
     }
     if let Some(name) = meta::annotation(pod, DEFAULT_CONTAINER) {

@@ -221,9 +221,7 @@ fn columns(all: &[(String, Template)], objects: &[Value], headers: bool) -> Stri
         values => values.iter().map(|value| print::go(value)).collect::<Vec<_>>().join(","),
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
-    if headers {
-        rows.push(all.iter().map(|(name, _)| name.clone()).collect());
-    }
+    rows.extend(headers.then(|| all.iter().map(|(name, _)| name.clone()).collect()));
     let row = |object: &Value| all.iter().map(|(_, template)| cell(template, object)).collect();
     rows.extend(objects.iter().map(row));
     Columns::default().lines(&rows)
@@ -231,9 +229,7 @@ fn columns(all: &[(String, Template)], objects: &[Value], headers: bool) -> Stri
 
 /// The objects of a list (with apiVersion and kind, which lists leave out), or the object itself.
 pub fn items(found: &Value) -> Vec<Value> {
-    let Some(kind) = meta::text(found, &["kind"]).strip_suffix("List") else {
-        return vec![found.clone()];
-    };
+    let Some(kind) = meta::text(found, &["kind"]).strip_suffix("List") else { return vec![found.clone()] };
     let version = meta::text(found, &["apiVersion"]);
     let whole = |item: &Value| {
         let mut object = json!({"apiVersion": version, "kind": kind});

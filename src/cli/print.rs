@@ -67,9 +67,7 @@ impl View {
         header.extend(self.namespace.then(|| "NAMESPACE".into()));
         header.extend(self.columns(table).map(|(_, column)| meta::text(column, &["name"]).to_uppercase()));
         header.extend(self.label_columns.iter().map(|label| label.rsplit('/').next().unwrap_or(label).to_uppercase()));
-        if self.show_labels {
-            header.push("LABELS".into());
-        }
+        header.extend(self.show_labels.then(|| "LABELS".into()));
         header
     }
 
@@ -82,9 +80,7 @@ impl View {
         let object = row.get("object").unwrap_or(&Value::Null);
         let cells = meta::list(row, &["cells"]);
         let mut out = if self.event { vec![event_cell(event)] } else { Vec::new() };
-        if self.namespace {
-            out.push(meta::namespace(object).to_owned());
-        }
+        out.extend(self.namespace.then(|| meta::namespace(object).to_owned()));
         for (index, column) in self.columns(columns) {
             let cell = cells.get(index).map(cell).unwrap_or_default();
             let is_name =
@@ -95,9 +91,7 @@ impl View {
             }
         }
         out.extend(self.label_columns.iter().map(|label| meta::label(object, label).unwrap_or("").to_owned()));
-        if self.show_labels {
-            out.push(labels(meta::labels(object), ","));
-        }
+        out.extend(self.show_labels.then(|| labels(meta::labels(object), ",")));
         out
     }
 

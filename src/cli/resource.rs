@@ -1,5 +1,5 @@
 //! What kinds the server has, and how people name them: `po`, `deploy/web`, `svc,ep`, `all`.
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::door::Door;
@@ -133,19 +133,15 @@ impl Discovery {
     /// By plural, singular or short name, with or without the group.
     pub fn find(&self, word: &str) -> Result<&Resource> {
         let word = word.to_ascii_lowercase();
-        match self.0.iter().find(|resource| resource.is_called(&word)) {
-            Some(resource) => Ok(resource),
-            None => bail!("the server doesn't have a resource type {word:?}"),
-        }
+        let found = self.0.iter().find(|resource| resource.is_called(&word));
+        found.with_context(|| format!("the server doesn't have a resource type {word:?}"))
     }
 
     /// By what a manifest says.
     pub fn of_object(&self, object: &Value) -> Result<&Resource> {
         let (api_version, kind) = (meta::text(object, &["apiVersion"]), meta::text(object, &["kind"]));
-        match self.0.iter().find(|resource| resource.kind == kind && resource.api_version() == api_version) {
-            Some(resource) => Ok(resource),
-            None => bail!("no matches for kind {kind:?} in version {api_version:?}"),
-        }
+        let found = self.0.iter().find(|resource| resource.kind == kind && resource.api_version() == api_version);
+        found.with_context(|| format!("no matches for kind {kind:?} in version {api_version:?}"))
     }
 
     /// `pods`, `deploy/a svc/b`, `svc,ep`, `all`, `pods a b`.
@@ -206,12 +202,9 @@ fn parse(document: &Value) -> Vec<Resource> {
     for group in meta::list(document, &["items"]) {
         for version in meta::list(group, &["versions"]).iter().take(1) {
             for resource in meta::list(version, &["resources"]) {
-                let words = |field: &str| {
-                    meta::list(resource, &[field])
-                        .iter()
-                        .filter_map(Value::as_str)
-                        .map(str::to_owned)
-                        .collect::<Vec<_>>()
+                let words = |field: &str| -> Vec<String> {
+                    let all = meta::list(resource, &[field]).iter();
+                    all.filter_map(Value::as_str).map(str::to_owned).collect()
                 };
                 let kind = meta::text(resource, &["responseKind", "kind"]).to_owned();
                 let singular = meta::text(resource, &["singularResource"]);

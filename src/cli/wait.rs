@@ -87,9 +87,8 @@ pub fn condition<'a>(object: &'a Value, name: &str) -> &'a str {
 }
 
 fn find_condition<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
-    meta::list(object, &["status", "conditions"])
-        .iter()
-        .find(|condition| meta::text(condition, &["type"]).eq_ignore_ascii_case(name))
+    let mut all = meta::list(object, &["status", "conditions"]).iter();
+    all.find(|condition| meta::text(condition, &["type"]).eq_ignore_ascii_case(name))
 }
 
 /// Whether the status speaks of the spec as it is now.

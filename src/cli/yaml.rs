@@ -38,9 +38,7 @@ impl Emitter {
     }
 
     fn line(&mut self, indent: usize) {
-        if self.column > 0 {
-            self.put("\n");
-        }
+        self.end();
         self.put(&" ".repeat(indent));
     }
 

@@ -58,12 +58,10 @@ async fn service(
     ports: &[Port],
     target: Ipv4Addr,
 ) -> Result<()> {
-    let outside: Vec<Value> = ports
-        .iter()
-        .map(|p| json!({"name": p.name, "protocol": p.protocol, "port": p.port, "targetPort": p.target}))
-        .collect();
-    let inside: Vec<Value> =
-        ports.iter().map(|p| json!({"name": p.name, "protocol": p.protocol, "port": p.target})).collect();
+    let outside = |p: &Port| json!({"name": p.name, "protocol": p.protocol, "port": p.port, "targetPort": p.target});
+    let outside: Vec<Value> = ports.iter().map(outside).collect();
+    let inside = |p: &Port| json!({"name": p.name, "protocol": p.protocol, "port": p.target});
+    let inside: Vec<Value> = ports.iter().map(inside).collect();
     let object = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": labels},
         "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": outside},
@@ -89,8 +87,6 @@ where
     K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let params = PatchParams::apply(MANAGER).force();
-    api.patch(name, &params, &Patch::Apply(object))
-        .await
-        .with_context(|| format!("applying {} {name}", object["kind"]))?;
-    Ok(())
+    let applied = api.patch(name, &params, &Patch::Apply(object)).await;
+    applied.map(drop).with_context(|| format!("applying {} {name}", object["kind"]))
 }

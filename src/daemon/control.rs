@@ -131,12 +131,12 @@ async fn act(State(control): Shared, Path((name, action)): Path<(String, String)
 }
 
 async fn nft(State(control): Shared, Path(name): Path<String>) -> Response {
-    match control.handles.get(&name) {
-        None => answer(Err(anyhow::anyhow!("node {name:?} is not running"))),
-        Some(handle) => match handle.ruleset().await {
-            Ok(text) => text.into_response(),
-            Err(error) => answer(Err(error.into())),
-        },
+    let Some(handle) = control.handles.get(&name) else {
+        return answer(Err(anyhow::anyhow!("node {name:?} is not running")));
+    };
+    match handle.ruleset().await {
+        Ok(text) => text.into_response(),
+        Err(error) => answer(Err(error.into())),
     }
 }
 

@@ -2,7 +2,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use ipnetwork::Ipv4Network;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -18,24 +18,13 @@ use crate::runtime::{cgroup, scope};
 /// How long a daemon may take to end after SIGTERM before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What was there to remove, for people.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// A daemon ran and was ended.
-    pub daemon: bool,
-    /// There was anything at all.
-    pub anything: bool,
-}
-
 /// Ends the daemon and removes everything of the cluster but its data directory; that too with `purge`. Goes on after a
-/// failure and reports them all at the end.
-pub async fn down(paths: &Paths, purge: bool) -> Result<Report> {
-    if !ground::is_data_directory(&paths.data) {
-        anyhow::bail!("{} is no data directory of a cluster: nothing was done", paths.data.display());
-    }
+/// failure and reports them all at the end. Returns whether there was anything at all.
+pub async fn down(paths: &Paths, purge: bool) -> Result<bool> {
+    let known = ground::is_data_directory(&paths.data);
+    ensure!(known, "{} is no data directory of a cluster: nothing was done", paths.data.display());
     scope::settle(&paths.cluster);
-    let mut report = Report { daemon: end_daemon(paths).await?, anything: false };
-    report.anything = report.daemon || paths.run.exists() || (purge && paths.data.exists());
+    let anything = end_daemon(paths).await? || paths.run.exists() || (purge && paths.data.exists());
     let cluster = cluster(paths);
     let mut failures = Vec::new();
     let mut note = |what: &str, result: Result<()>| {
@@ -51,24 +40,18 @@ pub async fn down(paths: &Paths, purge: bool) -> Result<Report> {
         note("data directory", remove_tree(&paths.data));
         remove_if_empty(Paths::data_root());
     }
-    match failures.is_empty() {
-        true => Ok(report),
-        false => Err(anyhow::anyhow!("not everything could be removed:\n  {}", failures.join("\n  "))),
-    }
+    ensure!(failures.is_empty(), "not everything could be removed:\n  {}", failures.join("\n  "));
+    Ok(anything)
 }
 
 /// Asks with SIGTERM, insists with SIGKILL. Its lock says when it is gone.
 async fn end_daemon(paths: &Paths) -> Result<bool> {
     let file = paths.pid_file();
-    let Some(pid) = lock::held_by(&file) else {
-        return Ok(false);
-    };
+    let Some(pid) = lock::held_by(&file) else { return Ok(false) };
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         match kill(Pid::from_raw(pid), signal) {
             Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-            Err(errno) => {
-                return Err(errno).with_context(|| format!("ending the daemon, process {pid}"));
-            }
+            Err(errno) => return Err(errno).with_context(|| format!("ending the daemon, process {pid}")),
         }
         let file = file.clone();
         let free = tokio::task::spawn_blocking(move || lock::wait_free(&file));
@@ -104,11 +87,8 @@ fn remove_cgroups(paths: &Paths) -> Result<()> {
 /// Unmounts what is mounted below a directory, deepest first.
 fn unmount_below(dir: &Path) -> Result<()> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").context("reading mounts")?;
-    let mut targets: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|target| Path::new(target).starts_with(dir))
-        .collect();
+    let targets = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut targets: Vec<&str> = targets.filter(|target| Path::new(target).starts_with(dir)).collect();
     targets.sort_unstable_by_key(|target| std::cmp::Reverse(target.len()));
     for target in targets {
         match umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
@@ -204,9 +204,7 @@ impl Fleet {
     pub async fn start(&self, name: &str) -> Result<()> {
         let mut state = self.state.lock().await;
         let setting = self.known(&state, name)?;
-        if state.running.contains_key(name) {
-            bail!("node {name:?} is running");
-        }
+        ensure!(!state.running.contains_key(name), "node {name:?} is running");
         let running = self.run(&setting).await?;
         state.running.insert(name.to_owned(), running);
         self.remember(&mut state, name, false)
@@ -281,9 +279,7 @@ impl Fleet {
     }
 
     async fn power_off(&self, state: &mut State, name: &str) -> Result<()> {
-        let Some(running) = state.running.remove(name) else {
-            return Ok(());
-        };
+        let Some(running) = state.running.remove(name) else { return Ok(()) };
         self.connector.set(name, None);
         running.stop.cancel();
         if let Err(error) = running.task.await {
@@ -305,12 +301,8 @@ pub async fn ready(admin: &kube::Client, names: &[String]) -> Result<()> {
         conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
     };
     let waits = names.iter().map(|name| await_condition(Api::<NodeObject>::all(admin.clone()), name, ready));
-    let all = futures::future::try_join_all(waits);
-    tokio::time::timeout(NODES_READY, all)
-        .await
-        .context("the nodes are not Ready yet")?
-        .context("waiting for the nodes")?;
-    Ok(())
+    let all = tokio::time::timeout(NODES_READY, futures::future::try_join_all(waits)).await;
+    all.context("the nodes are not Ready yet")?.context("waiting for the nodes").map(drop)
 }
 
 /// A deletion of what is not there has been done.

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use tokio::net::TcpListener;
 
@@ -64,12 +64,11 @@ fn mount_memory(dir: &Path) -> Result<()> {
 /// A directory with something in it that is no cluster's: it would be closed to everybody else and purged one day.
 pub fn own_directory(dir: &Path) -> Result<()> {
     private_directory(dir)?;
-    if !is_data_directory(dir) {
-        anyhow::bail!(
-            "{} holds files that are no cluster's: give --data-dir an empty directory or a new one",
-            dir.display()
-        );
-    }
+    ensure!(
+        is_data_directory(dir),
+        "{} holds files that are no cluster's: give --data-dir an empty directory or a new one",
+        dir.display()
+    );
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
         .and_then(|()| std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(LOCK)))
         .map(drop)

@@ -75,9 +75,7 @@ pub async fn directory(path: &Path) -> Result<Lock> {
 
 /// Waits until nobody has the lock; returns at once if there is no such file. Blocks the thread.
 pub fn wait_free(path: &Path) -> Result<()> {
-    let Ok(file) = File::open(path) else {
-        return Ok(());
-    };
+    let Ok(file) = File::open(path) else { return Ok(()) };
     match Flock::lock(file, FlockArg::LockExclusive) {
         Ok(_) => Ok(()),
         Err((_, errno)) => Err(errno).with_context(|| format!("waiting for {}", path.display())),

@@ -57,9 +57,9 @@ pub async fn run(options: Options, tell: impl Fn(Event)) -> Result<()> {
     options.check(&paths.data)?;
     let _locks = prepare(&paths)?;
     scope::enter(&paths.cluster)?;
-    let ground = Ground::lay(&paths, &options).await?;
-    done(format!("underlay {} on {}", ground.cluster.underlay, ground.cluster.link()));
-    let daemon = Daemon::assemble(paths, options, ground).await?;
+    let (settings, cluster) = lay_ground(&paths, &options).await?;
+    done(format!("underlay {} on {}", cluster.underlay, cluster.link()));
+    let daemon = Daemon::assemble(paths, options, settings, cluster).await?;
     done(format!("API on {}", daemon.about().api));
     let images = daemon.build_images();
     let names = daemon.fleet.start_all().await?;
@@ -94,34 +94,27 @@ fn notify(state: NotifyState<'_>) {
 }
 
 /// What must exist before anything can listen: settings and the host's side of the network.
-struct Ground {
-    settings: Settings,
-    cluster: Cluster,
-}
-
-impl Ground {
-    async fn lay(paths: &Paths, options: &Options) -> Result<Ground> {
-        let mut settings = Settings::merge(Settings::load(&paths.data)?, options)?;
-        let mut cluster = Cluster {
-            name: paths.cluster.clone(),
-            underlay: Ipv4Network::from(Ipv4Addr::UNSPECIFIED),
-            pod_cidr: settings.pod_cidr,
-            service_cidr: settings.service_cidr,
-            mtu: UNDERLAY_MTU,
-        };
-        // Two clusters that come up at once must not choose the same network: held until the host has its address on it.
-        let _choosing = lock::directory(Paths::run_root()).await?;
-        let mut taken = underlay::taken(&cluster.link())?;
-        taken.extend([settings.pod_cidr, settings.service_cidr]);
-        let Some(network) = underlay::choose(settings.underlay, &taken) else {
-            bail!("no free /24 in 172.30.0.0/15 for the underlay")
-        };
-        cluster.underlay = network;
-        settings.underlay = Some(network);
-        settings.save(&paths.data)?;
-        net::ensure_host(&cluster).await.context("making the host's side of the network")?;
-        Ok(Ground { settings, cluster })
-    }
+async fn lay_ground(paths: &Paths, options: &Options) -> Result<(Settings, Cluster)> {
+    let mut settings = Settings::merge(Settings::load(&paths.data)?, options)?;
+    let mut cluster = Cluster {
+        name: paths.cluster.clone(),
+        underlay: Ipv4Network::from(Ipv4Addr::UNSPECIFIED),
+        pod_cidr: settings.pod_cidr,
+        service_cidr: settings.service_cidr,
+        mtu: UNDERLAY_MTU,
+    };
+    // Two clusters that come up at once must not choose the same network: held until the host has its address on it.
+    let _choosing = lock::directory(Paths::run_root()).await?;
+    let mut taken = underlay::taken(&cluster.link())?;
+    taken.extend([settings.pod_cidr, settings.service_cidr]);
+    let Some(network) = underlay::choose(settings.underlay, &taken) else {
+        bail!("no free /24 in 172.30.0.0/15 for the underlay")
+    };
+    cluster.underlay = network;
+    settings.underlay = Some(network);
+    settings.save(&paths.data)?;
+    net::ensure_host(&cluster).await.context("making the host's side of the network")?;
+    Ok((settings, cluster))
 }
 
 /// Everything that lives while the cluster is up.
@@ -142,8 +135,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn assemble(paths: Paths, options: Options, ground: Ground) -> Result<Daemon> {
-        let Ground { mut settings, cluster } = ground;
+    async fn assemble(paths: Paths, options: Options, mut settings: Settings, cluster: Cluster) -> Result<Daemon> {
         let gateway = cluster.gateway();
         let service = |number: u32| Ipv4Addr::from(u32::from(cluster.service_cidr.network()) + number);
         let listeners = listen(settings.api_port, options.api_port == Some(0), gateway).await?;
@@ -156,9 +148,8 @@ impl Daemon {
 
         let connector = Connector::default();
         let config = api_config(&cluster, &options, &pki, port, &connector);
-        let api = ApiServer::start(store, config)
-            .await
-            .map_err(|error| anyhow::anyhow!("starting the API server: {error:?}"))?;
+        let api = ApiServer::start(store, config).await;
+        let api = api.map_err(|error| anyhow::anyhow!("starting the API server: {error:?}"))?;
         let images = Images::open(&paths.images())?;
         let common = Common {
             cluster: cluster.clone(),
@@ -195,10 +186,8 @@ impl Daemon {
     fn serve(&self, listeners: Vec<TcpListener>, pki: &Pki) -> Result<()> {
         let tls = pki.server_config()?;
         for listener in listeners {
-            self.task(
-                "listener",
-                apiserver::serve_tls(listener, tls.clone(), self.api.router(), self.shutdown.clone()),
-            );
+            let part = apiserver::serve_tls(listener, tls.clone(), self.api.router(), self.shutdown.clone());
+            self.task("listener", part);
         }
         let control = Control {
             about: self.about(),

@@ -189,9 +189,7 @@ impl Settings {
             nodes: old.map(|old| old.nodes.clone()).unwrap_or_default(),
         };
         let wanted = options.nodes.unwrap_or(if old.is_some() { 0 } else { NODES });
-        if wanted > NODES_MAX {
-            bail!("--nodes {wanted}: at most {NODES_MAX}");
-        }
+        ensure!(wanted <= NODES_MAX, "--nodes {wanted}: at most {NODES_MAX}");
         settings.nodes.iter_mut().for_each(|node| node.size = options.size.of(node.size));
         for number in 1..=wanted {
             let name = format!("node-{number}");
@@ -236,9 +234,7 @@ impl Settings {
     ///
     /// Errors: the name is taken or there is no room.
     pub fn add(&mut self, name: &str, size: Size) -> Result<NodeSetting> {
-        if self.nodes.iter().any(|node| node.name == name) {
-            bail!("node {name:?} exists");
-        }
+        ensure!(!self.nodes.iter().any(|node| node.name == name), "node {name:?} exists");
         let free = |index: &u32| !self.nodes.iter().any(|node| node.index == *index);
         let Some(index) = (1..=NODES_MAX).find(free) else { bail!("at most {NODES_MAX} nodes") };
         let node = NodeSetting { name: name.to_owned(), index, size, stopped: false };
@@ -256,12 +252,11 @@ impl Settings {
     /// Reads `cluster.json`; none when there is no cluster yet.
     pub fn load(data: &Path) -> Result<Option<Settings>> {
         let path = data.join("cluster.json");
+        let reading = || format!("reading {}", path.display());
         match std::fs::read(&path) {
-            Ok(bytes) => {
-                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?))
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(reading),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+            Err(error) => Err(error).with_context(reading),
         }
     }
 

@@ -3,7 +3,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use clap::Args;
 
 /// Flags of `guest fetch`.
@@ -21,9 +21,7 @@ impl Fetch {
     pub fn run(self) -> anyhow::Result<()> {
         let (status, body) = get(&self.url, Duration::from_secs(self.timeout))?;
         std::io::stdout().write_all(&body)?;
-        if !(200..300).contains(&status) {
-            bail!("{} answered {status}", self.url);
-        }
+        ensure!((200..300).contains(&status), "{} answered {status}", self.url);
         Ok(())
     }
 }
@@ -53,10 +51,8 @@ fn parse(bytes: &[u8]) -> Option<(u16, Vec<u8>)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    let length = head
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let mut headers = head.lines().filter_map(|line| line.split_once(':'));
+    let length = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let body = &bytes[end + 4..];
     match length {
         // A connection cut in the middle of an answer is a failure, not a short body.

@@ -27,13 +27,10 @@ impl Request {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP request"));
         };
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let query = query.split('&').filter_map(|pair| pair.split_once('='));
         let mut request = Request {
             path: path.to_owned(),
-            query: query
-                .split('&')
-                .filter_map(|pair| pair.split_once('='))
-                .map(|(k, v)| (k.into(), v.into()))
-                .collect(),
+            query: query.map(|(k, v)| (k.into(), v.into())).collect(),
             keep_alive: version == "HTTP/1.1",
         };
         loop {

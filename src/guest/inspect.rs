@@ -59,9 +59,7 @@ fn status(text: &str) -> Map<String, Value> {
                 json!(value.split_ascii_whitespace().filter_map(|id| id.parse::<u32>().ok()).collect::<Vec<_>>())
             }
             "Seccomp" | "NoNewPrivs" => json!(value.parse::<u32>().ok()),
-            _ if key.starts_with("Cap") => {
-                json!(capabilities(u64::from_str_radix(value, 16).unwrap_or(0)))
-            }
+            _ if key.starts_with("Cap") => json!(capabilities(u64::from_str_radix(value, 16).unwrap_or(0))),
             _ => continue,
         };
         map.insert(key.to_owned(), parsed);
@@ -112,14 +110,10 @@ fn namespaces() -> Map<String, Value> {
 /// Link name → addresses in CIDR form. A link without addresses is not seen through getifaddrs as more than its name.
 fn links() -> BTreeMap<String, Vec<String>> {
     let mut links: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let Ok(all) = nix::ifaddrs::getifaddrs() else {
-        return links;
-    };
+    let Ok(all) = nix::ifaddrs::getifaddrs() else { return links };
     for entry in all {
         let addresses = links.entry(entry.interface_name).or_default();
-        let Some(address) = entry.address else {
-            continue;
-        };
+        let Some(address) = entry.address else { continue };
         let prefix = |bytes: &[u8]| bytes.iter().map(|byte| byte.count_ones()).sum::<u32>();
         let mask = entry.netmask;
         if let Some(v4) = address.as_sockaddr_in() {

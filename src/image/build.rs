@@ -1,16 +1,12 @@
 //! Building an image from a recipe: one layer, the same bytes every time.
-use super::{
-    FileEntry, ImageError, Images, Listing, Recipe, Reference, UserEntry,
-    import::{descriptor, host_arch},
-};
+use super::import::{descriptor, host_arch};
+use super::{FileEntry, ImageError, Images, Listing, Recipe, Reference, UserEntry};
 use oci_spec::image::{ImageConfiguration, MediaType, RootFsBuilder};
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Read, Write},
-    os::unix::fs::PermissionsExt,
-    path::{Component, Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
 
 /// What `applets: [default]` stands for: what demos, probes and labs type.
 const APPLETS: &str = "[ awk base64 basename cat chmod chown cp cut date dd df dirname du echo env expr false find free \
@@ -179,9 +175,7 @@ fn insert(tree: &mut Tree, path: impl AsRef<Path>, item: Item) -> Result<(), Ima
                 }
                 key.push(name);
             }
-            _ => {
-                return Err(recipe_error(format!("{path:?} is not a plain absolute path")));
-            }
+            _ => return Err(recipe_error(format!("{path:?} is not a plain absolute path"))),
         }
     }
     if !path.is_absolute() || key.as_os_str().is_empty() {

@@ -1,8 +1,6 @@
 //! Who needs what: holds of running pods, and the sweep of what nobody needs.
-use super::{
-    ImageError, Images,
-    store::{Index, hex_of},
-};
+use super::store::{Index, hex_of};
+use super::{ImageError, Images};
 use std::{collections::BTreeSet, fs, io, path::Path};
 
 impl Images {
@@ -29,12 +27,8 @@ impl Images {
         let mut held = BTreeSet::new();
         for holder in fs::read_dir(&dir).map_err(wrap)? {
             // A holder may be released while we look: then it holds nothing.
-            let Ok(names) = fs::read_dir(holder.map_err(wrap)?.path()) else {
-                continue;
-            };
-            for name in names.flatten() {
-                held.insert(format!("sha256:{}", name.file_name().to_string_lossy()));
-            }
+            let names = fs::read_dir(holder.map_err(wrap)?.path()).into_iter().flatten().flatten();
+            held.extend(names.map(|name| format!("sha256:{}", name.file_name().to_string_lossy())));
         }
         Ok(held)
     }
@@ -43,9 +37,7 @@ impl Images {
     pub(super) fn sweep(&self, index: &Index) -> Result<(), ImageError> {
         let (mut blobs, mut layers) = (BTreeSet::new(), BTreeSet::new());
         for digest in index.values().cloned().chain(self.held()?) {
-            let Ok(manifest) = self.manifest(&digest) else {
-                continue;
-            };
+            let Ok(manifest) = self.manifest(&digest) else { continue };
             let config = self.config(&manifest)?;
             layers.extend(config.rootfs().diff_ids().iter().map(|id| hex_of(id).to_string()));
             blobs.insert(hex_of(&digest).to_string());

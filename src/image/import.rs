@@ -1,12 +1,10 @@
 //! Importing archives and layouts: OCI (a directory, or a tar of one) and `docker save`, compressed or not.
 use super::{ImageError, Images, Listing, Reference, store::parse, unpack};
 use oci_spec::image::{Descriptor, DescriptorBuilder, ImageIndex, ImageManifest, ImageManifestBuilder, MediaType};
-use std::{
-    fs,
-    io::{self, Read, Seek},
-    path::Path,
-    str::FromStr,
-};
+use std::fs;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+use std::str::FromStr;
 
 /// Indexes may point to indexes; real ones do so once.
 const MAX_INDEX_DEPTH: u32 = 4;
@@ -57,8 +55,7 @@ impl Images {
             return Err(ImageError::Format("neither index.json nor manifest.json inside".into()));
         };
         if found.len() > 1 && name.is_some() {
-            let message = format!("{} images inside, so one name does not fit", found.len());
-            return Err(ImageError::Format(message));
+            return Err(ImageError::Format(format!("{} images inside, so one name does not fit", found.len())));
         }
         let mut listings = Vec::new();
         for (digest, names) in found {
@@ -80,21 +77,16 @@ impl Images {
             let name =
                 NAMES.iter().find_map(|key| annotations.and_then(|a| a.get(*key))).and_then(|name| tagged(name).ok());
             // Descriptors without a name for another machine, or attestations, sit beside the image.
-            let Some(digest) = self.import_descriptor(dir, descriptor, 0)? else {
-                continue;
-            };
+            let Some(digest) = self.import_descriptor(dir, descriptor, 0)? else { continue };
             match found.iter_mut().find(|(known, _)| *known == digest) {
                 Some((_, names)) => names.extend(name),
                 None => found.push((digest, name.into_iter().collect())),
             }
         }
-        match found.is_empty() {
-            true => {
-                let host = format!("linux/{}", host_arch());
-                Err(ImageError::Format(format!("no image for {host} inside")))
-            }
-            false => Ok(found),
+        if found.is_empty() {
+            return Err(ImageError::Format(format!("no image for linux/{} inside", host_arch())));
         }
+        Ok(found)
     }
 
     /// Stores the image a descriptor leads to; none if it is for another platform.
@@ -155,13 +147,9 @@ impl Images {
 
     /// Writes a manifest; returns its digest.
     pub(super) fn put_manifest(&self, config: Descriptor, layers: Vec<Descriptor>) -> Result<String, ImageError> {
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(2u32)
-            .media_type(MediaType::ImageManifest)
-            .config(config)
-            .layers(layers)
-            .build()
-            .map_err(|e| ImageError::Format(e.to_string()))?;
+        let manifest = ImageManifestBuilder::default().schema_version(2u32).media_type(MediaType::ImageManifest);
+        let manifest = manifest.config(config).layers(layers).build();
+        let manifest = manifest.map_err(|e| ImageError::Format(e.to_string()))?;
         let bytes = serde_json::to_vec(&manifest).map_err(|e| ImageError::Format(e.to_string()))?;
         Ok(self.put(&mut &bytes[..], None)?.0)
     }
@@ -212,39 +200,25 @@ fn read(dir: &Path, path: &str) -> Result<Vec<u8>, ImageError> {
     Ok(bytes)
 }
 
-/// The kinds of compression, known by their first bytes.
-enum Packing {
-    Plain,
-    Gzip,
-    Zstd,
-}
-
-fn packing(file: &mut fs::File) -> io::Result<Packing> {
+/// What a layer's file is: the kinds of compression are known by their first bytes.
+fn media_type(file: &mut fs::File) -> io::Result<MediaType> {
     let mut magic = Vec::new();
     file.by_ref().take(4).read_to_end(&mut magic)?;
     file.rewind()?;
     Ok(match magic[..] {
-        [0x1f, 0x8b, ..] => Packing::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Packing::Zstd,
-        _ => Packing::Plain,
-    })
-}
-
-fn media_type(file: &mut fs::File) -> io::Result<MediaType> {
-    Ok(match packing(file)? {
-        Packing::Plain => MediaType::ImageLayer,
-        Packing::Gzip => MediaType::ImageLayerGzip,
-        Packing::Zstd => MediaType::ImageLayerZstd,
+        [0x1f, 0x8b, ..] => MediaType::ImageLayerGzip,
+        [0x28, 0xb5, 0x2f, 0xfd] => MediaType::ImageLayerZstd,
+        _ => MediaType::ImageLayer,
     })
 }
 
 /// The bytes inside a file that may be compressed.
 pub(super) fn decompress(mut file: fs::File) -> io::Result<Box<dyn Read>> {
-    let packing = packing(&mut file)?;
+    let media = media_type(&mut file)?;
     let file = io::BufReader::with_capacity(1 << 16, file);
-    Ok(match packing {
-        Packing::Plain => Box::new(file),
-        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+    Ok(match media {
+        MediaType::ImageLayerGzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        MediaType::ImageLayerZstd => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+        _ => Box::new(file),
     })
 }

@@ -31,10 +31,8 @@ pub use recipe::{FileEntry, Recipe, UserEntry};
 pub use reference::Reference;
 pub use store::{Images, Listing};
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// An image ready to be run.
 #[derive(Debug, Clone)]

@@ -30,12 +30,8 @@
 //! labels: {app: demo}
 //! stopSignal: SIGTERM
 //! ```
-use super::ImageError;
 use serde::Deserialize;
-use std::{collections::BTreeMap, path::Path};
-
-/// The file in a recipe's directory.
-const FILE: &str = "recipe.yaml";
+use std::collections::BTreeMap;
 
 /// A parsed recipe.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -106,14 +102,4 @@ fn latest() -> String {
 
 fn scratch() -> String {
     "scratch".into()
-}
-
-impl Recipe {
-    /// Reads `recipe.yaml` in `dir`.
-    pub fn load(dir: &Path) -> Result<Recipe, ImageError> {
-        let path = dir.join(FILE);
-        let text = std::fs::read_to_string(&path).map_err(ImageError::io("reading", &path))?;
-        let bad = |e| ImageError::Recipe(format!("{}: {e}", path.display()));
-        serde_yaml::from_str(&text).map_err(bad)
-    }
 }

@@ -3,13 +3,11 @@ use super::{Image, ImageError, Reference, unpack::unpack};
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use sha2::{Digest, Sha256};
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    io::{Read, Write},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a manifest, configuration or index: the distribution specification's own limit.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
@@ -60,13 +58,9 @@ impl Images {
         for digest in self.held()? {
             by_digest.entry(digest).or_default();
         }
-        let mut rows = by_digest
-            .into_iter()
-            .map(|(digest, references)| {
-                let size = self.size(&digest)?;
-                Ok(Listing { references, digest, size })
-            })
-            .collect::<Result<Vec<_>, ImageError>>()?;
+        let row =
+            |(digest, references): (String, Vec<String>)| Ok(Listing { references, size: self.size(&digest)?, digest });
+        let mut rows = by_digest.into_iter().map(row).collect::<Result<Vec<_>, ImageError>>()?;
         rows.sort_by(|a, b| a.references.cmp(&b.references));
         Ok(rows)
     }

@@ -3,28 +3,18 @@
 //! The archive is hostile: every parent directory is opened with `openat2(RESOLVE_IN_ROOT)`, so neither `..` nor a
 //! symlink planted by an earlier entry leads out of the directory, and the last component is never followed.
 use super::ImageError;
-use nix::{
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat2},
-    sys::{
-        stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat},
-        time::TimeSpec,
-    },
-    unistd::close,
-};
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fs,
-    io::{self, Read, Write},
-    os::{
-        fd::RawFd,
-        unix::{
-            ffi::{OsStrExt, OsStringExt},
-            fs::{OpenOptionsExt, PermissionsExt, lchown, symlink},
-        },
-    },
-    path::{Component, Path, PathBuf},
-};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::close;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, lchown, symlink};
+use std::path::{Component, Path, PathBuf};
 use tar::EntryType;
 
 /// Bytes one unpacked layer may have: stops a compression bomb before it fills the disk.
@@ -69,13 +59,16 @@ impl Dir {
         nix::fcntl::open(path, flags, Mode::empty()).map(Dir).map_err(|e| ImageError::io("opening", path)(e.into()))
     }
 
-    /// Opens a directory below, resolving symlinks as if this directory were `/`.
+    /// Opens a directory below.
     fn open(&self, path: &Path) -> nix::Result<Dir> {
-        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
-        let how =
-            OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        openat2(self.0, path, how).map(Dir)
+        self.resolve(path, OFlag::O_DIRECTORY).map(Dir)
+    }
+
+    /// Finds something below, resolving symlinks as if this directory were `/`.
+    fn resolve(&self, path: &Path, flags: OFlag) -> nix::Result<RawFd> {
+        let how = OpenHow::new().flags(flags | OFlag::O_PATH | OFlag::O_CLOEXEC);
+        openat2(self.0, path, how.resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS))
     }
 
     fn join(&self, name: &Path) -> PathBuf {
@@ -116,8 +109,7 @@ impl Layer {
             if matches!(hidden, b"" | b"." | b"..") {
                 return Err(ImageError::Layer(format!("{shown:?} hides no name")));
             }
-            let at = dir.join(OsString::from_vec(hidden.to_vec()));
-            return whiteout(&at).map_err(wrap);
+            return whiteout(&dir.join(std::ffi::OsStr::from_bytes(hidden))).map_err(wrap);
         }
         let at = dir.join(&name);
         self.make(entry, kind, &path, &at).map_err(wrap)?;
@@ -184,8 +176,7 @@ impl Layer {
             _ => self.file(entry, at)?,
         }
         if is_dir {
-            let mtime = entry.header().mtime().unwrap_or(0);
-            self.dirs.insert(path.to_path_buf(), mtime as i64);
+            self.dirs.insert(path.to_path_buf(), entry.header().mtime().unwrap_or(0) as i64);
         }
         self.meta(entry, at, kind == EntryType::Symlink)
     }
@@ -246,14 +237,12 @@ impl Layer {
 /// image's pipes would wait for ever, and one of its devices would be the host's.
 pub(super) fn open_within(root: &Path, path: &Path) -> io::Result<fs::File> {
     let root = Dir::open_root(root).map_err(io::Error::other)?;
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let found = Dir(openat2(root.0, path, OpenHow::new().flags(flags).resolve(resolve))?);
-    let found = format!("/proc/self/fd/{}", found.0);
-    if !fs::metadata(&found)?.is_file() {
+    let found = Dir(root.resolve(path, OFlag::empty())?);
+    let at = format!("/proc/self/fd/{}", found.0);
+    if !fs::metadata(&at)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    fs::File::open(found)
+    fs::File::open(at)
 }
 
 /// A path relative to the root. Errors: it climbs out, or holds a NUL.

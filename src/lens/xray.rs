@@ -153,9 +153,7 @@ fn process(report: &mut Report, level: usize, pid: i32) {
     namespaces(report, level + 1, pid, &["pid", "mnt"]);
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     for line in mounts.lines() {
-        let Some((left, right)) = line.split_once(" - ") else {
-            continue;
-        };
+        let Some((left, right)) = line.split_once(" - ") else { continue };
         let target = left.split(' ').nth(4).unwrap_or_default();
         let kind = right.split(' ').next().unwrap_or_default();
         // Kernel file systems are the same in every container.
@@ -185,29 +183,22 @@ fn links(report: &mut Report, level: usize, netns: &Path) {
     let Ok(Ok(all)) = read else { return };
     let all: Vec<nix::ifaddrs::InterfaceAddress> = all;
     for entry in all {
-        let Some(address) = entry.address else {
-            continue;
-        };
+        let Some(address) = entry.address else { continue };
         if let Some(v4) = address.as_sockaddr_in() {
             report.add(level, "link", format!("{} {}", entry.interface_name, v4.ip()));
-        } else if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
+        } else if let Some((mac, index)) = address.as_link_addr().and_then(|link| Some((link.addr()?, link.ifindex())))
+        {
             let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
             let name = &entry.interface_name;
-            report.add(level, "link", format!("{name} {} (index {})", mac.join(":"), index(&address)));
+            report.add(level, "link", format!("{name} {} (index {index})", mac.join(":")));
         }
     }
-}
-
-fn index(address: &nix::sys::socket::SockaddrStorage) -> usize {
-    address.as_link_addr().map_or(0, nix::sys::socket::LinkAddr::ifindex)
 }
 
 fn values(report: &mut Report, level: usize, path: &str) {
     let Ok(layout) = cgroup::layout() else { return };
     for (controller, files) in CGROUP_FILES {
-        let Some(dir) = layout.dir(controller, path) else {
-            continue;
-        };
+        let Some(dir) = layout.dir(controller, path) else { continue };
         for file in *files {
             let value = fs::read_to_string(dir.join(file)).unwrap_or_default();
             value.lines().for_each(|line| report.add(level, file, line));

@@ -70,9 +70,7 @@ fn standing(out: &mut String, status: &Value) {
 
 fn state(out: &mut String, title: &str, state: Option<&Value>) {
     let entry = state.and_then(Value::as_object).and_then(|map| map.iter().next());
-    let Some((kind, detail)) = entry else {
-        return row(out, 2, &[title, "Waiting"]);
-    };
+    let Some((kind, detail)) = entry else { return row(out, 2, &[title, "Waiting"]) };
     row(out, 2, &[title, &capital(kind)]);
     let text = |field: &str| meta::text(detail, &[field]);
     if !text("reason").is_empty() {

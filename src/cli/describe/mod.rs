@@ -141,11 +141,8 @@ impl Describe {
         let mut out =
             String::from("Events:\n  Type\tReason\tAge\tFrom\tMessage\n  ----\t------\t----\t----\t-------\n");
         for event in &all {
-            let from = [&["source", "component"][..], &["reportingComponent"]]
-                .iter()
-                .map(|path| meta::text(event, path))
-                .find(|text| !text.is_empty())
-                .unwrap_or("");
+            let source = meta::text(event, &["source", "component"]);
+            let from = if source.is_empty() { meta::text(event, &["reportingComponent"]) } else { source };
             let place = match meta::text(event, &["involvedObject", "fieldPath"]) {
                 "" => String::new(),
                 field => format!("{field}: "),

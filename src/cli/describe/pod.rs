@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use super::container::containers;
 use super::volume::volumes;
-use super::{annotations, labels, maybe, owner, put, row, time};
+use super::{annotations, head, labels, maybe, owner, put, row, tags, time};
 use crate::api::{duration, meta};
 
 /// A pod's page, without its events.
@@ -14,8 +14,7 @@ pub fn page(pod: &Value) -> String {
         ("", _) => "<none>".to_owned(),
         (name, ip) => format!("{name}/{ip}"),
     };
-    put(&mut out, "Name:", meta::name(pod));
-    put(&mut out, "Namespace:", meta::namespace(pod));
+    head(&mut out, pod);
     if let Some(priority) = meta::int(pod, &["spec", "priority"]) {
         put(&mut out, "Priority:", &priority.to_string());
     }
@@ -26,8 +25,7 @@ pub fn page(pod: &Value) -> String {
     if !text(&["status", "startTime"]).is_empty() {
         put(&mut out, "Start Time:", &time(text(&["status", "startTime"])));
     }
-    labels(&mut out, 0, "Labels:", meta::labels(pod));
-    annotations(&mut out, 0, meta::map(pod, &["metadata", "annotations"]));
+    tags(&mut out, pod);
     state(&mut out, pod);
     containers(&mut out, 0, pod);
     conditions(&mut out, pod);

@@ -115,16 +115,11 @@ fn endpoints(slices: &[Value], port_name: &str) -> String {
     let mut all = Vec::new();
     for slice in slices {
         let port = meta::list(slice, &["ports"]).iter().find(|port| meta::text(port, &["name"]) == port_name);
-        let Some(port) = port.and_then(|port| meta::int(port, &["port"])) else {
-            continue;
-        };
+        let Some(port) = port.and_then(|port| meta::int(port, &["port"])) else { continue };
         let ready = |endpoint: &&Value| meta::at(endpoint, &["conditions", "ready"]) != Some(&Value::Bool(false));
         for endpoint in meta::list(slice, &["endpoints"]).iter().filter(ready) {
-            all.extend(
-                meta::list(endpoint, &["addresses"])
-                    .iter()
-                    .map(|address| format!("{}:{port}", jsonpath::text(address))),
-            );
+            let addresses = meta::list(endpoint, &["addresses"]).iter();
+            all.extend(addresses.map(|address| format!("{}:{port}", jsonpath::text(address))));
         }
     }
     let more = all.len().saturating_sub(SHOWN);

@@ -102,24 +102,21 @@ impl Kernel {
 
 /// The `CONFIG_` lines of a kernel configuration.
 pub fn options(config: &str) -> BTreeMap<String, char> {
-    config
-        .lines()
-        .filter_map(|line| {
-            let (name, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
-            let value = value.chars().next().filter(|c| matches!(c, 'y' | 'm'))?;
-            Some((name.to_owned(), value))
-        })
-        .collect()
+    let option = |line: &str| {
+        let (name, value) = line.strip_prefix("CONFIG_")?.split_once('=')?;
+        let value = value.chars().next().filter(|c| matches!(c, 'y' | 'm'))?;
+        Some((name.to_owned(), value))
+    };
+    config.lines().filter_map(option).collect()
 }
 
 /// The module names of `modules.dep` or `modules.builtin`: `kernel/net/bridge/bridge.ko.xz: …` is `bridge`.
 pub fn module_names(text: &str) -> BTreeSet<String> {
-    text.lines()
-        .filter_map(|line| line.split(':').next())
-        .filter_map(|path| path.rsplit('/').next())
-        .filter_map(|file| file.split_once(".ko"))
-        .map(|(name, _)| name.replace('-', "_"))
-        .collect()
+    let name = |line: &str| {
+        let file = line.split(':').next()?.rsplit('/').next()?;
+        Some(file.split_once(".ko")?.0.replace('-', "_"))
+    };
+    text.lines().filter_map(name).collect()
 }
 
 #[cfg(test)]

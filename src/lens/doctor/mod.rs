@@ -67,10 +67,6 @@ impl Wanted {
             service_cidr: self.service_cidr,
         }
     }
-
-    fn link(&self) -> String {
-        self.network().link()
-    }
 }
 
 impl Default for Wanted {

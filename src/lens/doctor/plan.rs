@@ -1,5 +1,5 @@
 //! The judgements: from what was seen to what to do.
-use super::kernel::{FEATURES, Feature, Presence};
+use super::kernel::{FEATURES, Presence};
 use super::surroundings::{addresses, firewalls, names, ports};
 use super::{Finding, Level, Observed, Wanted};
 
@@ -33,7 +33,7 @@ const NO_UPPER: &[&str] = &["overlay", "nfs", "nfs4", "cifs", "vfat", "fuse", "9
 
 /// Judges a machine for one cluster; worst first.
 pub fn plan(wanted: &Wanted, seen: &Observed) -> Vec<Finding> {
-    let mut out = Vec::new();
+    let mut out = Findings::default();
     rights(seen, &mut out);
     kernel(seen, &mut out);
     cgroups(seen, &mut out);
@@ -44,108 +44,108 @@ pub fn plan(wanted: &Wanted, seen: &Observed) -> Vec<Finding> {
     names(wanted, seen, &mut out);
     firewalls(wanted, seen, &mut out);
     leftovers(wanted, seen, &mut out);
-    out.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-    out
+    out.0.sort_by_key(|finding| std::cmp::Reverse(finding.level));
+    out.0
 }
 
-/// Adds a finding.
-pub(super) fn say(out: &mut Vec<Finding>, level: Level, what: impl Into<String>, fix: impl Into<String>) {
-    out.push(Finding { level, what: what.into(), fix: fix.into() });
+/// Findings as they are made: `out.refuse("what is so").fix("what to do")`.
+#[derive(Default)]
+pub(super) struct Findings(Vec<Finding>);
+
+impl Findings {
+    pub(super) fn refuse(&mut self, what: impl Into<String>) -> Found<'_> {
+        self.say(Level::Refuse, what)
+    }
+
+    pub(super) fn warn(&mut self, what: impl Into<String>) -> Found<'_> {
+        self.say(Level::Warn, what)
+    }
+
+    pub(super) fn note(&mut self, what: impl Into<String>) -> Found<'_> {
+        self.say(Level::Note, what)
+    }
+
+    fn say(&mut self, level: Level, what: impl Into<String>) -> Found<'_> {
+        Found { findings: &mut self.0, level, what: what.into() }
+    }
 }
 
-fn rights(seen: &Observed, out: &mut Vec<Finding>) {
+/// What is a finding once it has a fix.
+#[must_use]
+pub(super) struct Found<'a> {
+    findings: &'a mut Vec<Finding>,
+    level: Level,
+    what: String,
+}
+
+impl Found<'_> {
+    pub(super) fn fix(self, fix: impl Into<String>) {
+        self.findings.push(Finding { level: self.level, what: self.what, fix: fix.into() });
+    }
+}
+
+fn rights(seen: &Observed, out: &mut Findings) {
     if seen.uid != 0 {
         // Everything else would be judged by what this user may see.
-        return say(out, Level::Refuse, "not root: namespaces, mounts and links need it", "sudo coracle …");
+        return out.refuse("not root: namespaces, mounts and links need it").fix("sudo coracle …");
     }
     let has = |bit: u32| seen.capabilities & (1 << bit) != 0;
     let missing: Vec<&str> = CAPABILITIES.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect();
     if !missing.is_empty() {
-        say(
-            out,
-            Level::Refuse,
-            format!("root without the capabilities {}: no pod can be started", missing.join(", ")),
+        out.refuse(format!("root without the capabilities {}: no pod can be started", missing.join(", "))).fix(
             "start the container or service around it with all capabilities (docker run --privileged --cgroupns=host)",
         );
     }
     if !has(SYS_RESOURCE) {
-        say(
-            out,
-            Level::Note,
-            "no capability SYS_RESOURCE: limits cannot be raised, nor processes shielded from the OOM killer",
-            "start it with CAP_SYS_RESOURCE",
-        );
+        out.note("no capability SYS_RESOURCE: limits cannot be raised, nor processes shielded from the OOM killer")
+            .fix("start it with CAP_SYS_RESOURCE");
     }
     if seen.selinux_enforcing {
-        say(
-            out,
-            Level::Note,
-            "SELinux enforces, and pods run unlabelled: seLinuxOptions have no effect",
-            "none is needed; `setenforce 0` if a pod's mounts are denied",
-        );
+        out.note("SELinux enforces, and pods run unlabelled: seLinuxOptions have no effect")
+            .fix("none is needed; `setenforce 0` if a pod's mounts are denied");
     }
 }
 
-fn kernel(seen: &Observed, out: &mut Vec<Finding>) {
+fn kernel(seen: &Observed, out: &mut Findings) {
     let kernel = &seen.kernel;
     if kernel.version().is_some_and(|version| version < OLDEST_KERNEL) {
         let (major, minor) = OLDEST_KERNEL;
-        say(
-            out,
-            Level::Refuse,
-            format!("kernel {} is older than {major}.{minor}: clone3, pidfds or nft maps are missing", kernel.release),
-            "boot a newer kernel (Debian 12 and Ubuntu 22.04 have one)",
-        );
+        let release = &kernel.release;
+        out.refuse(format!("kernel {release} is older than {major}.{minor}: clone3, pidfds or nft maps are missing"))
+            .fix("boot a newer kernel (Debian 12 and Ubuntu 22.04 have one)");
     }
     for feature in FEATURES {
         let level = if feature.required { Level::Refuse } else { Level::Note };
-        match kernel.presence(feature) {
-            Presence::Yes | Presence::Unknown => {}
-            Presence::Loadable if !kernel.modules_disabled => {}
-            Presence::Loadable => say(
-                out,
-                level,
-                lacking(feature, "its module is not loaded and kernel.modules_disabled forbids it now"),
+        let (why, fix) = match kernel.presence(feature) {
+            Presence::Yes | Presence::Unknown => continue,
+            Presence::Loadable if !kernel.modules_disabled => continue,
+            Presence::Loadable => (
+                "its module is not loaded and kernel.modules_disabled forbids it now",
                 format!("echo {} >> /etc/modules-load.d/coracle.conf && reboot", feature.module.unwrap_or_default()),
             ),
-            Presence::ModuleMissing => say(
-                out,
-                level,
-                lacking(feature, "its module is not installed"),
+            Presence::ModuleMissing => (
+                "its module is not installed",
                 format!("apt install linux-modules-extra-{0} || apt install linux-image-{0}", kernel.release),
             ),
-            Presence::No => say(
-                out,
-                level,
-                lacking(feature, "this kernel is built without it"),
-                format!("boot a kernel with CONFIG_{}", feature.option),
-            ),
-        }
+            Presence::No => {
+                ("this kernel is built without it", format!("boot a kernel with CONFIG_{}", feature.option))
+            }
+        };
+        let name = feature.module.unwrap_or(feature.option);
+        out.say(level, format!("{name} is missing ({}): {why}", feature.needed_for)).fix(fix);
     }
 }
 
-fn lacking(feature: &Feature, why: &str) -> String {
-    let name = feature.module.unwrap_or(feature.option);
-    format!("{name} is missing ({}): {why}", feature.needed_for)
-}
-
-fn cgroups(seen: &Observed, out: &mut Vec<Finding>) {
+fn cgroups(seen: &Observed, out: &mut Findings) {
     let cgroups = &seen.cgroups;
     if !cgroups.mounted {
-        return say(
-            out,
-            Level::Refuse,
-            "no cgroups at /sys/fs/cgroup: pods cannot be limited",
-            "mount -t cgroup2 none /sys/fs/cgroup",
-        );
+        return out
+            .refuse("no cgroups at /sys/fs/cgroup: pods cannot be limited")
+            .fix("mount -t cgroup2 none /sys/fs/cgroup");
     }
     if !cgroups.writable {
-        say(
-            out,
-            Level::Refuse,
-            "/sys/fs/cgroup is read-only: pods cannot be limited",
-            "in a container: docker run --privileged --cgroupns=host",
-        );
+        out.refuse("/sys/fs/cgroup is read-only: pods cannot be limited")
+            .fix("in a container: docker run --privileged --cgroupns=host");
     }
     for (controller, fix) in [
         ("memory", "boot with cgroup_enable=memory and without cgroup_disable=memory"),
@@ -153,77 +153,57 @@ fn cgroups(seen: &Observed, out: &mut Vec<Finding>) {
         ("cpu", "boot without cgroup_disable=cpu"),
     ] {
         if !cgroups.controllers.contains(controller) {
-            say(out, Level::Refuse, format!("no {controller} controller: pods cannot be limited"), fix);
+            out.refuse(format!("no {controller} controller: pods cannot be limited")).fix(fix);
         }
     }
 }
 
-fn limits(seen: &Observed, out: &mut Vec<Finding>) {
+fn limits(seen: &Observed, out: &mut Findings) {
     let is = |key, value| seen.sysctls.get(key) == Some(&value);
     for key in ["user.max_net_namespaces", "user.max_mnt_namespaces", "user.max_pid_namespaces"] {
         if is(key, 0) {
-            say(out, Level::Refuse, format!("{key} is 0: no namespace can be made"), format!("sysctl -w {key}=10000"));
+            out.refuse(format!("{key} is 0: no namespace can be made")).fix(format!("sysctl -w {key}=10000"));
         }
     }
     if is("net.ipv4.ip_forward", 0) {
-        say(
-            out,
-            Level::Note,
-            "this host does not forward: pods reach each other and the host, but nothing beyond",
-            "sysctl -w net.ipv4.ip_forward=1",
-        );
+        out.note("this host does not forward: pods reach each other and the host, but nothing beyond")
+            .fix("sysctl -w net.ipv4.ip_forward=1");
     }
 }
 
-fn disk(wanted: &Wanted, seen: &Observed, out: &mut Vec<Finding>) {
+fn disk(wanted: &Wanted, seen: &Observed, out: &mut Findings) {
     let Some(disk) = &seen.disk else { return };
     let dir = wanted.data_dir.display();
     let elsewhere = "coracle up --data-dir <a directory on another disk>";
     if disk.read_only {
-        say(out, Level::Refuse, format!("the filesystem of {dir} is read-only"), elsewhere);
+        out.refuse(format!("the filesystem of {dir} is read-only")).fix(elsewhere);
     }
     if NO_UPPER.contains(&disk.kind.as_str()) {
-        say(
-            out,
-            Level::Refuse,
-            format!("{dir} is on {}, which cannot be under a container's root filesystem", disk.kind),
-            "coracle up --data-dir <a directory on ext4, xfs, btrfs or tmpfs>",
-        );
+        out.refuse(format!("{dir} is on {}, which cannot be under a container's root filesystem", disk.kind))
+            .fix("coracle up --data-dir <a directory on ext4, xfs, btrfs or tmpfs>");
     }
     if disk.free_bytes < DISK_LITTLE {
         let level = if disk.free_bytes < DISK_LEAST { Level::Refuse } else { Level::Warn };
         let what = format!("{} MiB free for {dir}: images and logs will not fit", disk.free_bytes >> 20);
-        say(out, level, what, elsewhere);
+        out.say(level, what).fix(elsewhere);
     }
     // Filesystems that make inodes as they go (btrfs) report none at all.
     if (1..INODES_LITTLE).contains(&disk.free_inodes) {
-        say(
-            out,
-            Level::Warn,
-            format!("{} inodes free for {dir}: unpacking images will fail", disk.free_inodes),
-            elsewhere,
-        );
+        out.warn(format!("{} inodes free for {dir}: unpacking images will fail", disk.free_inodes)).fix(elsewhere);
     }
 }
 
-fn leftovers(wanted: &Wanted, seen: &Observed, out: &mut Vec<Finding>) {
+fn leftovers(wanted: &Wanted, seen: &Observed, out: &mut Findings) {
     for (name, cluster) in &seen.clusters {
         if cluster.running || cluster.objects.is_empty() {
             continue;
         }
         // Pods that outlived their daemon are what `up` takes over.
-        let level = Level::Note;
         let adopt = if *name == wanted.name { "; `coracle up` takes them over" } else { "" };
-        say(
-            out,
-            level,
-            format!(
-                "cluster {name} has no daemon but {} left behind ({}){adopt}",
-                count(cluster.objects.len()),
-                cluster.objects.iter().take(3).cloned().collect::<Vec<_>>().join(", "),
-            ),
-            format!("coracle down --name {name}"),
-        );
+        let some = cluster.objects.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        let count = count(cluster.objects.len());
+        out.note(format!("cluster {name} has no daemon but {count} left behind ({some}){adopt}"))
+            .fix(format!("coracle down --name {name}"));
     }
 }
 

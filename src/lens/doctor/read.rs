@@ -43,9 +43,7 @@ fn text(path: impl AsRef<Path>) -> String {
 
 /// The names in a directory, none if it cannot be read.
 fn entries(path: impl AsRef<Path>) -> Vec<String> {
-    let Ok(dir) = fs::read_dir(path) else {
-        return Vec::new();
-    };
+    let dir = fs::read_dir(path).into_iter().flatten();
     dir.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
@@ -64,8 +62,8 @@ fn kernel() -> Kernel {
     let modules = Path::new("/lib/modules").join(&release);
     let mut present: BTreeSet<String> = entries("/sys/module").into_iter().collect();
     present.extend(module_names(&text(modules.join("modules.builtin"))));
-    present
-        .extend(text("/proc/filesystems").lines().filter_map(|line| line.split_whitespace().last().map(str::to_owned)));
+    let filesystems = text("/proc/filesystems");
+    present.extend(filesystems.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned));
     Kernel {
         options: options(&configuration(&release)),
         present,
@@ -92,17 +90,15 @@ fn configuration(release: &str) -> String {
 
 /// `(mount point, filesystem, options)` of every mount.
 fn mounts() -> Vec<(PathBuf, String, String)> {
-    text("/proc/self/mountinfo")
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut left = left.split(' ').skip(4);
-            let (point, options) = (left.next()?, left.next()?);
-            let mut right = right.split(' ');
-            let (kind, superblock) = (right.next()?, right.nth(1)?);
-            Some((point.into(), kind.to_owned(), format!("{options},{superblock}")))
-        })
-        .collect()
+    let mount = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut left = left.split(' ').skip(4);
+        let (point, options) = (left.next()?, left.next()?);
+        let mut right = right.split(' ');
+        let (kind, superblock) = (right.next()?, right.nth(1)?);
+        Some((point.into(), kind.to_owned(), format!("{options},{superblock}")))
+    };
+    text("/proc/self/mountinfo").lines().filter_map(mount).collect()
 }
 
 fn cgroups() -> Cgroups {
@@ -131,11 +127,8 @@ fn read_only(options: &str) -> bool {
 }
 
 fn nameservers(path: &str) -> Vec<IpAddr> {
-    text(path)
-        .lines()
-        .filter_map(|line| line.strip_prefix("nameserver"))
-        .filter_map(|address| address.trim().parse().ok())
-        .collect()
+    let address = |line: &str| line.strip_prefix("nameserver")?.trim().parse().ok();
+    text(path).lines().filter_map(address).collect()
 }
 
 /// Chains that drop what is forwarded, and whether there are rules of the old iptables.
@@ -166,13 +159,9 @@ fn listening(port_of_interest: u16) -> BTreeMap<u16, Option<String>> {
     for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in text(file).lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            let [_, local, _, LISTEN, _, _, _, _, _, inode, ..] = fields[..] else {
-                continue;
-            };
+            let [_, local, _, LISTEN, _, _, _, _, _, inode, ..] = fields[..] else { continue };
             let port = local.rsplit(':').next();
-            let Some(port) = port.and_then(|hex| u16::from_str_radix(hex, 16).ok()) else {
-                continue;
-            };
+            let Some(port) = port.and_then(|hex| u16::from_str_radix(hex, 16).ok()) else { continue };
             let owner = (port == port_of_interest).then(|| process_of(inode)).flatten();
             out.insert(port, owner);
         }
@@ -194,18 +183,16 @@ fn process_of(inode: &str) -> Option<String> {
 
 /// /proc/net/route has addresses as little-endian hexadecimal.
 fn routes() -> Vec<(Ipv4Network, String)> {
-    text("/proc/net/route")
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let address = |hex: &str| Some(Ipv4Addr::from(u32::from_str_radix(hex, 16).ok()?.swap_bytes()));
-            let (link, to, mask) = (fields.first()?, fields.get(1)?, fields.get(7)?);
-            let net = Ipv4Network::with_netmask(address(to)?, address(mask)?).ok()?;
-            Some((net, (*link).to_owned()))
-        })
-        .filter(|(net, link)| net.prefix() > 0 && !link.starts_with("cr-"))
-        .collect()
+    let address = |hex: &str| Some(Ipv4Addr::from(u32::from_str_radix(hex, 16).ok()?.swap_bytes()));
+    let route = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (link, to, mask) = (fields.first()?, fields.get(1)?, fields.get(7)?);
+        let net = Ipv4Network::with_netmask(address(to)?, address(mask)?).ok()?;
+        Some((net, (*link).to_owned()))
+    };
+    let all = text("/proc/net/route");
+    let others = |(net, link): &(Ipv4Network, String)| net.prefix() > 0 && !link.starts_with("cr-");
+    all.lines().skip(1).filter_map(route).filter(others).collect()
 }
 
 /// Clusters by their data and run directories and their cgroups, each with what of it is in the kernel.
@@ -216,30 +203,25 @@ fn clusters(wanted: &Wanted) -> BTreeMap<String, Cluster> {
     names.extend(groups.iter().flat_map(entries_below));
     let links = entries("/sys/class/net");
     let namespaces = entries("/run/netns");
-    names
-        .into_iter()
-        .map(|name| {
-            let network = Wanted { name: name.clone(), ..wanted.clone() }.network();
-            let (link, switch, node) = (network.link(), format!("coracle.{name}"), format!("coracle-{name}-"));
-            let ours = namespaces.iter().filter(|n| **n == switch || n.starts_with(&node));
-            let mut objects: Vec<String> = ours.map(|n| format!("netns {n}")).collect();
-            objects.extend(links.iter().filter(|l| **l == link).map(|l| format!("link {l}")));
-            if groups.iter().any(|root| root.join(&name).is_dir()) {
-                objects.push(format!("cgroup coracle/{name}"));
-            }
-            let running = running(&name);
-            (name, Cluster { running, objects })
-        })
-        .collect()
+    let cluster = |name: String| {
+        let network = Wanted { name: name.clone(), ..wanted.clone() }.network();
+        let (link, switch, node) = (network.link(), format!("coracle.{name}"), format!("coracle-{name}-"));
+        let ours = namespaces.iter().filter(|n| **n == switch || n.starts_with(&node));
+        let mut objects: Vec<String> = ours.map(|n| format!("netns {n}")).collect();
+        objects.extend(links.iter().filter(|l| **l == link).map(|l| format!("link {l}")));
+        if groups.iter().any(|root| root.join(&name).is_dir()) {
+            objects.push(format!("cgroup coracle/{name}"));
+        }
+        let running = running(&name);
+        (name, Cluster { running, objects })
+    };
+    names.into_iter().map(cluster).collect()
 }
 
 /// Where `coracle/` would be in each hierarchy.
 fn cgroup_roots() -> Vec<PathBuf> {
-    mounts()
-        .into_iter()
-        .filter(|(_, kind, _)| matches!(kind.as_str(), "cgroup" | "cgroup2"))
-        .map(|(point, ..)| point.join("coracle"))
-        .collect()
+    let groups = mounts().into_iter().filter(|(_, kind, _)| matches!(kind.as_str(), "cgroup" | "cgroup2"));
+    groups.map(|(point, ..)| point.join("coracle")).collect()
 }
 
 /// The child cgroups (directories, not their files).
@@ -257,10 +239,8 @@ fn running(cluster: &str) -> bool {
 fn disk(dir: &Path) -> Option<Disk> {
     let existing = dir.ancestors().find(|d| d.exists())?.canonicalize().ok()?;
     let stat = nix::sys::statvfs::statvfs(&existing).ok()?;
-    let (_, kind, options) = mounts()
-        .into_iter()
-        .filter(|(point, ..)| existing.starts_with(point))
-        .max_by_key(|(point, ..)| point.components().count())?;
+    let above = mounts().into_iter().filter(|(point, ..)| existing.starts_with(point));
+    let (_, kind, options) = above.max_by_key(|(point, ..)| point.components().count())?;
     Some(Disk {
         free_bytes: stat.blocks_available() * stat.fragment_size(),
         free_inodes: if stat.files() == 0 { 0 } else { stat.files_available() },
