@@ -201,6 +201,40 @@ fn pods_near_and_apart() {
 }
 
 #[test]
+fn a_pod_that_is_ending_is_still_company() {
+    let required = |kind: &str| {
+        json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}}})
+    };
+    let mut nodes = cluster(&[("a", json!({})), ("b", json!({}))]);
+    let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "a"}});
+    nodes.set_pod(&pod("x", "2", ending));
+    assert_eq!(place(&nodes, required("podAffinity")), "a", "although b is emptier");
+    nodes.set_pod(&pod("y", "3", json!({"metadata": {"labels": {"app": "other"}}, "spec": {"nodeName": "b"}})));
+    assert_eq!(place(&nodes, required("podAntiAffinity")), "b", "although a is emptier");
+}
+
+#[test]
+fn label_keys_tell_company_by_the_pods_own_labels() {
+    let mut nodes = cluster(&[("a", json!({})), ("b", json!({}))]);
+    for (node, tenant) in [("a", "1"), ("b", "2")] {
+        nodes.set_pod(&pod(node, "1", json!({"metadata": {"labels": {"tenant": tenant}}, "spec": {"nodeName": node}})));
+    }
+    for (kind, keys, wanted) in [
+        ("podAntiAffinity", "matchLabelKeys", "b"),
+        ("podAntiAffinity", "mismatchLabelKeys", "a"),
+        ("podAffinity", "matchLabelKeys", "a"),
+        ("podAffinity", "mismatchLabelKeys", "b"),
+    ] {
+        let term = json!({"topologyKey": "kubernetes.io/hostname", keys: ["tenant", "absent"],
+            "labelSelector": {"matchLabels": {"app": "web"}}});
+        let extra = json!({"metadata": {"labels": {"tenant": "1"}},
+            "spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}});
+        assert_eq!(place(&nodes, extra), wanted, "{kind} {keys}");
+    }
+}
+
+#[test]
 fn the_sentence_counts_reasons_and_judges_preemption() {
     let mut nodes = cluster(&[
         ("a", json!({})),

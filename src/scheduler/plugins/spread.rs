@@ -55,7 +55,8 @@ impl Constraint {
         let selected = selected.then(|| node_affinity::start(pod, cluster));
         let tolerated = tolerated.then(|| taints::start(pod, cluster));
         let rules: Vec<_> = [selected, tolerated].into_iter().flatten().flatten().collect();
-        let counts = term.count(cluster.nodes().filter(|node| rules.iter().all(|rule| rule.filter(node).is_ok())));
+        let nodes = cluster.nodes().filter(|node| rules.iter().all(|rule| rule.filter(node).is_ok()));
+        let counts = term.count(nodes, false);
         let domains = i64::try_from(counts.len()).unwrap_or(i64::MAX);
         let enough = domains >= constraint.min_domains.map_or(1, i64::from);
         Self {
