@@ -145,6 +145,9 @@ fn siblings_spread_and_constraints_hold() {
             "labelSelector": {"matchLabels": {"app": "web"}}}]}})
     };
     assert_eq!(place(&nodes, constraint("DoNotSchedule", "zone")), "b");
+    nodes.set_node(node("c", json!({})));
+    assert_eq!(place(&nodes, constraint("ScheduleAnyway", "zone")), "b", "although c is empty, it is in no zone");
+    nodes.remove_node("c");
     let missing = "node(s) didn't match pod topology spread constraints (missing required label)";
     assert_eq!(place(&nodes, constraint("DoNotSchedule", "rack")), format!("a: {missing}; b: {missing}"));
 }

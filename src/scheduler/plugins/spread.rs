@@ -31,6 +31,9 @@ impl Check for BySibling<'_> {
     }
 }
 
+/// The raw score of a node that lacks a label of the constraints: as good as the worst, not as an empty domain.
+const NO_DOMAIN: i64 = -1;
+
 struct ByConstraints(Vec<Constraint>);
 
 struct Constraint {
@@ -94,10 +97,12 @@ impl Check for ByConstraints {
     fn score(&self, node: &NodeInfo) -> Option<i64> {
         let mut soft = self.0.iter().filter(|constraint| !constraint.hard).peekable();
         soft.peek()?;
-        Some(soft.map(|constraint| constraint.count(node).unwrap_or(0)).sum())
+        Some(soft.map(|constraint| constraint.count(node)).sum::<Option<i64>>().unwrap_or(NO_DOMAIN))
     }
 
     fn normalize(&self, scores: &mut [i64]) {
+        let raw = scores.to_vec();
         scale(scores, true);
+        scores.iter_mut().zip(raw).filter(|(_, raw)| *raw == NO_DOMAIN).for_each(|(score, _)| *score = 0);
     }
 }
