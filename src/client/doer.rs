@@ -48,13 +48,14 @@ impl Doer {
             Action::Patch { target, patch } => self.saw(target, self.send(&Method::PATCH, MERGE, target, patch).await),
             Action::Delete { target, options, done, failed } => {
                 let answer = self.send(&Method::DELETE, JSON, target, &options.body()).await;
+                let uid = options.uid.as_deref();
                 if answer.as_ref().is_err_and(Error::is_not_found) {
-                    self.informers.gone(target, &Value::Null);
+                    self.informers.gone(target, uid, &Value::Null);
                     return Ok(Value::Null);
                 }
                 self.announce(target, &answer, done.as_ref(), failed.as_ref());
                 let answer = answer?;
-                self.informers.gone(target, &answer);
+                self.informers.gone(target, uid, &answer);
                 Ok(answer)
             }
             Action::DeleteAll { target } => {

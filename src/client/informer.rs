@@ -200,8 +200,9 @@ where
         publish(&subscribers, change);
     }
 
-    /// The cache learns that we deleted `key`. `left` is the API's answer: an object that is still ending stays.
-    pub fn gone(&self, key: &ObjectKey, left: Option<K>) {
+    /// The cache learns that we deleted the `uid` of that `key`. `left` is the API's answer: an object that is still
+    /// ending stays. Another object that has got the name meanwhile is none of this.
+    pub fn gone(&self, key: &ObjectKey, uid: Option<&str>, left: Option<K>) {
         if let Some(object) = left {
             let meta = object.meta();
             let ending = meta.deletion_grace_period_seconds.is_some_and(|s| s > 0)
@@ -213,7 +214,8 @@ where
         let subscribers = self.write_path();
         let change = {
             let mut cache = self.write();
-            cache.take(key).map(|old| {
+            let same = cache.objects.get(key).is_some_and(|cached| cached.meta().uid.as_deref() == uid);
+            same.then(|| cache.take(key)).flatten().map(|old| {
                 cache.tombs.insert(key.clone(), (old.meta().uid.clone(), u64::MAX));
                 Change { old: Some(old), new: None }
             })
@@ -297,12 +299,16 @@ mod tests {
     fn what_we_deleted_stays_gone_until_it_is_made_anew() {
         let informer = Informer::<Pod>::unfed();
         informer.apply(Event::Apply(pod("a", "1", 5)));
-        informer.gone(&key("a"), None);
+        informer.gone(&key("a"), Some("1"), None);
         assert_eq!(version(&informer, "a"), None);
         informer.apply(Event::Apply(pod("a", "1", 6)));
         assert_eq!(version(&informer, "a"), None);
         informer.apply(Event::Apply(pod("a", "2", 8)));
         assert_eq!(version(&informer, "a"), Some(8));
+        informer.gone(&key("a"), Some("1"), None);
+        assert_eq!(version(&informer, "a"), Some(8), "a late answer about its predecessor");
+        informer.apply(Event::Apply(pod("a", "2", 9)));
+        assert_eq!(version(&informer, "a"), Some(9));
     }
 
     #[test]
@@ -312,7 +318,7 @@ mod tests {
         let mut ending = pod("a", "1", 6);
         ending.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         ending.metadata.deletion_grace_period_seconds = Some(30);
-        informer.gone(&key("a"), Some(ending));
+        informer.gone(&key("a"), Some("1"), Some(ending));
         assert!(informer.get(&key("a")).unwrap().metadata.deletion_timestamp.is_some());
     }
 

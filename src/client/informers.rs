@@ -26,7 +26,7 @@ pub type MetaSubscriber = Box<dyn Fn(Option<&ObjectMeta>, Option<&ObjectMeta>) +
 /// An informer whose type is forgotten.
 trait AnyInformer: Send + Sync {
     fn saw_value(&self, value: &Value);
-    fn gone_value(&self, key: &ObjectKey, answer: &Value);
+    fn gone_value(&self, key: &ObjectKey, uid: Option<&str>, answer: &Value);
     fn subscribe_meta(&self, subscriber: MetaSubscriber);
     fn synced(&self) -> watch::Receiver<bool>;
 }
@@ -44,9 +44,9 @@ where
         }
     }
 
-    fn gone_value(&self, key: &ObjectKey, answer: &Value) {
+    fn gone_value(&self, key: &ObjectKey, uid: Option<&str>, answer: &Value) {
         let object = answer.get("metadata").filter(|meta| meta.get("uid").is_some());
-        self.gone(key, object.and_then(|_| K::deserialize(answer).ok()));
+        self.gone(key, uid, object.and_then(|_| K::deserialize(answer).ok()));
     }
 
     fn subscribe_meta(&self, subscriber: MetaSubscriber) {
@@ -135,9 +135,9 @@ impl Informers {
     }
 
     /// A deletion's answer reaches the cache of its kind, if there is one.
-    pub(super) fn gone(&self, target: &Target, answer: &Value) {
+    pub(super) fn gone(&self, target: &Target, uid: Option<&str>, answer: &Value) {
         if let Some(informer) = self.informer_of(target) {
-            informer.gone_value(&target.key(), answer);
+            informer.gone_value(&target.key(), uid, answer);
         }
     }
 

@@ -6,13 +6,15 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 
 use super::{
-    Context, Controller, Loop,
+    Context, Controller, Loop, node_lifecycle,
     pods::{self, BY_NODE, by_node},
 };
 use crate::client::{Action, DeleteOptions, Error, Informer, ObjectKey, Plan, Result, Target, WorkQueue};
 
 /// The index of pods that are over, under one key.
 const TERMINATED: &str = "terminated";
+/// Says that a node which is not Ready will not end its pods either: whoever sets it has seen to that.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Terminated pods are counted at most this often.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,8 +36,8 @@ pub(super) fn start(context: &Context) -> Loop {
     let queue = Arc::new(WorkQueue::default());
     let (lookup, wake) = (pods.clone(), queue.clone());
     nodes.subscribe(move |change| {
-        let gone = change.old.as_ref().filter(|_| change.new.is_none());
-        let name = gone.and_then(|node| node.metadata.name.clone()).unwrap_or_default();
+        let lost = change.new.as_deref().is_none_or(is_out_of_service);
+        let name = change.latest().metadata.name.clone().filter(|_| lost).unwrap_or_default();
         lookup.by_index(BY_NODE, &name).iter().for_each(|pod| wake.add(Key::Pod(ObjectKey::of(pod.as_ref()))));
     });
     let (lookup, wake) = (nodes.clone(), queue.clone());
@@ -44,7 +46,7 @@ pub(super) fn start(context: &Context) -> Loop {
             return;
         };
         let lost = match by_node(pod).pop() {
-            Some(node) => lookup.get(&ObjectKey::new("", node)).is_none(),
+            Some(node) => lookup.get(&ObjectKey::new("", node)).is_none_or(|node| is_out_of_service(&node)),
             None => pod.metadata.deletion_timestamp.is_some(),
         };
         if lost {
@@ -56,6 +58,11 @@ pub(super) fn start(context: &Context) -> Loop {
     });
     let collector = PodGc { nodes, pods, client: context.client.clone(), kept: context.config.terminated_pods_kept };
     context.run(collector, queue)
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    node_lifecycle::ready(node) != Some("True") && taints.iter().any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
 struct PodGc {
@@ -70,6 +77,8 @@ enum View {
     Orphan(Arc<Pod>),
     /// Being deleted, on no node; the pod.
     Unplaced(Arc<Pod>),
+    /// Being deleted, on a node that is out of service; the pod.
+    Stuck(Arc<Pod>),
     /// The terminated pods beyond those kept.
     Surplus(Vec<Arc<Pod>>),
     Nothing,
@@ -87,12 +96,12 @@ impl Controller for PodGc {
         let Some(pod) = self.pods.get(key) else {
             return Ok(View::Nothing);
         };
+        let ending = pod.metadata.deletion_timestamp.is_some();
         let Some(node) = by_node(&pod).pop() else {
-            let ending = pod.metadata.deletion_timestamp.is_some();
             return Ok(if ending { View::Unplaced(pod) } else { View::Nothing });
         };
-        if self.nodes.get(&ObjectKey::new("", &node)).is_some() {
-            return Ok(View::Nothing);
+        if let Some(node) = self.nodes.get(&ObjectKey::new("", &node)) {
+            return Ok(if ending && is_out_of_service(&node) { View::Stuck(pod) } else { View::Nothing });
         }
         // The cache may not know a node that has just joined.
         let found = Api::<Node>::all(self.client.clone()).get_metadata_opt(&node).await;
@@ -121,11 +130,13 @@ fn plan(view: &View, now: Timestamp) -> Plan<Action> {
         View::Nothing => {}
         View::Unplaced(pod) => plan.push(remove(pod)),
         View::Surplus(pods) => plan.steps.extend(pods.iter().map(|pod| remove(pod))),
-        View::Orphan(pod) => {
+        View::Orphan(pod) | View::Stuck(pod) => {
             if !pods::is_terminal(pod) {
                 let mut new = pod.as_ref().clone();
-                let message = "PodGC: node no longer exists";
-                pods::set_condition(&mut new, "DisruptionTarget", "True", Some("DeletionByPodGC"), Some(message), now);
+                if matches!(view, View::Orphan(_)) {
+                    let (reason, message) = (Some("DeletionByPodGC"), Some("PodGC: node no longer exists"));
+                    pods::set_condition(&mut new, "DisruptionTarget", "True", reason, message, now);
+                }
                 new.status.get_or_insert_default().phase = Some("Failed".to_owned());
                 plan.steps.extend(Action::update_status(pod.as_ref(), &new));
             }
@@ -145,6 +156,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_pod_that_ends_on_a_node_out_of_service_is_failed_and_removed() {
+        let taint = json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]);
+        for (ready, taints, ending, stuck) in [
+            ("Unknown", &taint, true, true),
+            ("False", &taint, true, true),
+            ("Unknown", &taint, false, false),
+            ("True", &taint, true, false),
+            ("Unknown", &json!([]), true, false),
+        ] {
+            let node = json!({"metadata": {"name": "n"}, "spec": {"taints": taints},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+            let ended = ending.then_some("2026-01-01T00:00:00Z");
+            let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u", "deletionTimestamp": ended},
+                "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running"}});
+            let client = crate::client::in_process(axum::Router::new(), crate::client::Identity::master("test"));
+            let (nodes, pods) = (Arc::new(Informer::unfed()), Arc::new(Informer::unfed()));
+            nodes.saw(serde_json::from_value::<Node>(node).unwrap());
+            pods.saw(serde_json::from_value::<Pod>(pod).unwrap());
+            let collector = PodGc { nodes, pods, client, kept: 0 };
+            let view = collector.observe(&Key::Pod(ObjectKey::new("ns", "p"))).await.unwrap();
+            let steps = plan(&view, Timestamp::UNIX_EPOCH).steps;
+            match &steps[..] {
+                [Action::Patch { patch, .. }, Action::Delete { .. }] if stuck => {
+                    assert_eq!(patch["status"], json!({"phase": "Failed"}));
+                }
+                [] if !stuck => {}
+                other => panic!("{ready} {taints} {ending}: {other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn lost_pods_are_failed_and_removed_at_once() {

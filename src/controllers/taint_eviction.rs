@@ -105,15 +105,18 @@ fn plan(view: &View, now: Timestamp) -> Plan<Action> {
 /// How long the pod may stay; `None` for ever.
 fn leaves_in(pod: &Pod, taints: &[(Taint, Timestamp)], now: Timestamp) -> Option<Duration> {
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    // A pod that came when the taint was there has its full time from then on.
+    let bound = pods::condition(pod, "PodScheduled").and_then(|bound| bound.last_transition_time.as_ref());
+    let came = bound.or(pod.metadata.creation_timestamp.as_ref()).map_or(Timestamp::MIN, |time| time.0);
     let mut shortest = None;
     for (taint, since) in taints {
-        let mut tolerating = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
-        if tolerating.peek().is_none() {
+        // The first that applies counts, and of several taints the shortest. Zero and below is at once.
+        let Some(toleration) = tolerations.iter().find(|toleration| tolerates(toleration, taint)) else {
             return Some(Duration::ZERO);
-        }
-        // Several may apply; the shortest counts. Zero and below is at once.
-        if let Some(seconds) = tolerating.filter_map(|toleration| toleration.toleration_seconds).min() {
-            let wait = until(*since + SignedDuration::from_secs(seconds.clamp(0, i64::from(i32::MAX))), now);
+        };
+        if let Some(seconds) = toleration.toleration_seconds {
+            let time = SignedDuration::from_secs(seconds.clamp(0, i64::from(i32::MAX)));
+            let wait = until(came.max(*since) + time, now);
             shortest = Some(shortest.map_or(wait, |shortest: Duration| shortest.min(wait)));
         }
     }
@@ -164,6 +167,31 @@ mod tests {
         let each =
             json!([{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "Exists", "tolerationSeconds": 5}]);
         assert_eq!(wait(each, 11), Some(4));
+        let first = |one: i64, other: i64| json!([{"operator": "Exists", "tolerationSeconds": one}, {"operator": "Exists", "tolerationSeconds": other}]);
+        assert_eq!(wait(first(60, 30), 0), Some(60), "the first that applies");
+        assert_eq!(wait(first(30, 60), 0), Some(30));
+    }
+
+    #[test]
+    fn a_pod_that_comes_to_an_old_taint_has_its_full_time() {
+        let taint = Taint { key: "a".to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+        let bound = |at: Timestamp| {
+            json!({"status": {"conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": at.to_string()}]}})
+        };
+        for (extra, left) in [
+            (json!({}), 0),
+            (bound(at(100)), 60),
+            (bound(at(90)), 50),
+            (json!({"metadata": {"creationTimestamp": at(70).to_string()}}), 30),
+        ] {
+            let mut pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [],
+                "tolerations": [{"operator": "Exists", "tolerationSeconds": 60}]}});
+            json_patch::merge(&mut pod, &extra);
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let wait = leaves_in(&pod, &[(taint.clone(), at(0))], at(100));
+            assert_eq!(wait.map(|wait| wait.as_secs()), Some(left), "{extra}");
+        }
     }
 
     #[test]

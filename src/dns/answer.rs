@@ -110,7 +110,7 @@ fn inside(zone: &Zone, name: &Name, labels: &[&str], wanted: RecordType) -> Answ
             None => Answer::NxDomain,
         },
         [host, service, namespace, "svc"] => match zone.get(namespace, service) {
-            Some(Records::Headless(endpoints)) => {
+            Some(Records::Headless(endpoints) | Records::Cluster { endpoints, .. }) => {
                 let here: Vec<Ipv4Addr> = endpoints.iter().filter(|e| e.host == *host).map(|e| e.address).collect();
                 if here.is_empty() { Answer::NxDomain } else { addresses(name, here, wanted) }
             }
@@ -169,7 +169,7 @@ fn service_ports(
     pick: impl Fn(&Port) -> bool,
 ) -> Answer {
     let targets: Vec<(String, Ipv4Addr, &[Port])> = match records {
-        Records::Cluster { address, ports } => vec![(service.to_string(), *address, ports)],
+        Records::Cluster { address, ports, .. } => vec![(service.to_string(), *address, ports)],
         Records::Headless(endpoints) => {
             endpoints.iter().map(|e| (format!("{}.{service}", e.host), e.address, e.ports.as_slice())).collect()
         }
@@ -223,6 +223,8 @@ mod tests {
         zone.set("default", "empty", Some(records(&service(json!({"clusterIP": "None"})), &[])));
         let all = service(json!({"clusterIP": "None", "publishNotReadyAddresses": true}));
         zone.set("other", "all", Some(records(&all, &slices)));
+        let front = service(json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
+        zone.set("third", "front", Some(records(&front, &slices)));
         for (name, target) in [
             ("ext", "example.org"),
             ("near", "db.default.svc.cluster.local"),
@@ -267,6 +269,11 @@ mod tests {
             ("db-0.db.default.svc.cluster.local.", A, "10.244.1.2"),
             ("10-244-2-3.db.default.svc.cluster.local.", A, "10.244.2.3"),
             ("db-9.db.default.svc.cluster.local.", A, "NxDomain"),
+            ("front.third.svc.cluster.local.", A, "10.96.0.10"),
+            ("10-244-2-3.front.third.svc.cluster.local.", A, "10.244.2.3"),
+            ("db-0.front.third.svc.cluster.local.", A, "10.244.1.2"),
+            ("10-244-3-4.front.third.svc.cluster.local.", A, "NxDomain"),
+            ("10.0.96.10.in-addr.arpa.", PTR, "front.third.svc.cluster.local."),
             (
                 "_db._tcp.db.default.svc.cluster.local.",
                 SRV,
@@ -287,7 +294,11 @@ mod tests {
             ("default.svc.cluster.local.", A, "NoData"),
             ("cluster.local.", A, "NoData"),
             ("9.0.96.10.in-addr.arpa.", PTR, "web.default.svc.cluster.local."),
-            ("2.1.244.10.in-addr.arpa.", PTR, "db-0.db.default.svc.cluster.local., db-0.all.other.svc.cluster.local."),
+            (
+                "2.1.244.10.in-addr.arpa.",
+                PTR,
+                "db-0.db.default.svc.cluster.local., db-0.all.other.svc.cluster.local., db-0.front.third.svc.cluster.local.",
+            ),
             ("1.1.1.1.in-addr.arpa.", PTR, "Elsewhere"),
             ("example.org.", A, "Elsewhere"),
         ] {

@@ -355,7 +355,11 @@ mod tests {
         let (near, far, dead) = (free(), free(), free());
         let zone = |address: [u8; 4]| {
             let mut zone = Zone::default();
-            zone.set("default", "web", Some(Records::Cluster { address: address.into(), ports: Vec::new() }));
+            zone.set(
+                "default",
+                "web",
+                Some(Records::Cluster { address: address.into(), ports: Vec::new(), endpoints: Vec::new() }),
+            );
             Arc::new(RwLock::new(zone))
         };
         let tasks = [

@@ -16,7 +16,7 @@ pub struct Port {
     pub number: u16,
 }
 
-/// One address behind a headless service.
+/// One address behind a service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// `hostname` of the endpoint, else its address with dashes.
@@ -28,8 +28,8 @@ pub struct Endpoint {
 /// What a service's name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Records {
-    /// A virtual address.
-    Cluster { address: Ipv4Addr, ports: Vec<Port> },
+    /// A virtual address; the endpoints behind it have names too.
+    Cluster { address: Ipv4Addr, ports: Vec<Port>, endpoints: Vec<Endpoint> },
     /// The endpoints themselves, sorted.
     Headless(Vec<Endpoint>),
     /// Another name.
@@ -70,8 +70,7 @@ impl Zone {
         self.services.contains_key(namespace)
     }
 
-    /// The names (below the domain) that an address has: the service of a virtual address, the endpoints of headless
-    /// ones. Reverse look-ups are rare, so they search.
+    /// The names (below the domain) that an address has: the service of a virtual address, else the endpoints. Reverse look-ups are rare, so they search.
     pub fn names_of(&self, address: Ipv4Addr) -> Vec<String> {
         let mut names = Vec::new();
         for (namespace, services) in &self.services {
@@ -80,11 +79,11 @@ impl Zone {
                     Records::Cluster { address: virtual_ip, .. } if *virtual_ip == address => {
                         names.push(format!("{service}.{namespace}.svc"));
                     }
-                    Records::Headless(endpoints) => {
+                    Records::Headless(endpoints) | Records::Cluster { endpoints, .. } => {
                         let here = endpoints.iter().filter(|e| e.address == address);
                         names.extend(here.map(|e| format!("{}.{service}.{namespace}.svc", e.host)));
                     }
-                    _ => {}
+                    Records::External(_) => {}
                 }
             }
         }
@@ -97,11 +96,6 @@ pub fn records(service: &Service, slices: &[Arc<EndpointSlice>]) -> Records {
     let spec = service.spec.clone().unwrap_or_default();
     if spec.type_.as_deref() == Some("ExternalName") {
         return Records::External(spec.external_name.unwrap_or_default());
-    }
-    if let Some(address) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()) {
-        let ports = spec.ports.unwrap_or_default();
-        let ports = ports.into_iter().filter_map(|p| port(p.name, p.protocol, p.port)).collect();
-        return Records::Cluster { address, ports };
     }
     let unready = spec.publish_not_ready_addresses == Some(true);
     let mut endpoints: BTreeSet<Endpoint> = BTreeSet::new();
@@ -119,7 +113,13 @@ pub fn records(service: &Service, slices: &[Arc<EndpointSlice>]) -> Records {
             }
         }
     }
-    Records::Headless(endpoints.into_iter().collect())
+    let endpoints = endpoints.into_iter().collect();
+    if let Some(address) = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()) {
+        let ports = spec.ports.unwrap_or_default();
+        let ports = ports.into_iter().filter_map(|p| port(p.name, p.protocol, p.port)).collect();
+        return Records::Cluster { address, ports, endpoints };
+    }
+    Records::Headless(endpoints)
 }
 
 fn port(name: Option<String>, protocol: Option<String>, number: i32) -> Option<Port> {

@@ -90,11 +90,13 @@ impl Cluster {
         self.place(pod, node.to_owned());
     }
 
-    /// The pod could not be bound: it is nowhere again.
-    pub fn forget(&mut self, key: &ObjectKey) {
-        if self.assumed.contains_key(key) {
+    /// The pod could not be bound: it is nowhere again. Says whether it was somewhere.
+    pub fn forget(&mut self, key: &ObjectKey) -> bool {
+        let assumed = self.assumed.contains_key(key);
+        if assumed {
             self.remove_pod(key);
         }
+        assumed
     }
 
     /// Whether the pod is counted on a node already.

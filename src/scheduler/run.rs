@@ -94,7 +94,7 @@ impl Scheduler {
             (node.spec.clone(), node.metadata.labels.clone(), allocatable)
         };
         if change.new.is_some() && change.old.as_ref().map(matters) != change.new.as_ref().map(matters) {
-            self.unpark(&mut state);
+            self.unpark(&mut state, |_| true);
         }
     }
 
@@ -110,23 +110,37 @@ impl Scheduler {
                 state.journal.drop(&key);
             }
         }
-        let news = |pod: &Arc<Pod>| (pod.spec.clone(), pod.metadata.labels.clone());
+        let same =
+            |(old, new): (&Arc<Pod>, &Arc<Pod>)| old.spec == new.spec && old.metadata.labels == new.metadata.labels;
+        let changed = !change.old.as_ref().zip(change.new.as_ref()).is_some_and(same);
         match change.new.as_ref().filter(|pod| waits(pod)) {
             // Its own status (what we wrote) is no news; its spec or labels are.
-            Some(_) if change.old.as_ref().map(news) != change.new.as_ref().map(news) => {
+            Some(_) if changed => {
                 state.parked.remove(&key);
                 self.queue.add(key);
             }
             Some(_) => {}
             // A pod that came or went on some node: room, or company.
-            None if placed != state.cluster.is_placed(&key) => self.unpark(&mut state),
+            None if placed != state.cluster.is_placed(&key) => self.unpark(&mut state, |_| true),
+            // One that was counted already is bound now, or has other labels: company, but no room.
+            None if placed && changed => self.unpark(&mut state, minds_company),
             None => {}
         }
     }
 
-    fn unpark(&self, state: &mut State) {
-        state.parked.drain().for_each(|key| self.queue.add_after(key, GATHER));
+    fn unpark(&self, state: &mut State, helped: impl Fn(&Pod) -> bool) {
+        let helped = |key: &ObjectKey| self.pods.get(key).is_none_or(|pod| helped(&pod));
+        state.parked.extract_if(helped).for_each(|key| self.queue.add_after(key, GATHER));
     }
+}
+
+/// Whether other pods' labels decide where the pod may go.
+fn minds_company(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| {
+        let affinity = spec.affinity.as_ref();
+        affinity.is_some_and(|affinity| affinity.pod_affinity.is_some() || affinity.pod_anti_affinity.is_some())
+            || spec.topology_spread_constraints.is_some()
+    })
 }
 
 /// Whether the pod is ours to place.
@@ -195,7 +209,10 @@ impl Reconcile for Loop {
 
     fn settled(&self, key: &ObjectKey, outcome: std::result::Result<(), &Error>) {
         if outcome.is_err() {
-            self.scheduler.state().cluster.forget(key);
+            let mut state = self.scheduler.state();
+            if state.cluster.forget(key) {
+                self.scheduler.unpark(&mut state, |_| true); // the room it was to have is free
+            }
         }
     }
 }
@@ -233,4 +250,82 @@ fn unschedulable(pod: &Pod, message: &str, now: Timestamp) -> Option<Action> {
     let mut new = pod.clone();
     set_condition(&mut new, "PodScheduled", "False", Some("Unschedulable"), Some(message), now);
     Action::update_status(pod, &new)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::client::{Identity, in_process};
+
+    fn pod(name: &str, version: u64, extra: Value) -> Pod {
+        let mut pod = json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": version.to_string()},
+            "spec": {"containers": []}});
+        json_patch::merge(&mut pod, &extra);
+        serde_json::from_value(pod).unwrap()
+    }
+
+    /// A scheduler whose caches are fed by hand, with `parked` parked, and a hand to write that reaches nobody.
+    fn parking(parked: Pod) -> Loop {
+        let client = in_process(axum::Router::new(), Identity::master("test"));
+        let informers = Informers::new(client.clone(), CancellationToken::new());
+        let state = State { parked: HashSet::from([ObjectKey::of(&parked)]), ..State::default() };
+        let scheduler = Arc::new(Scheduler {
+            informers: informers.clone(),
+            pods: Arc::new(Informer::unfed()),
+            nodes: Arc::new(Informer::unfed()),
+            state: Mutex::new(state),
+            queue: Arc::default(),
+        });
+        scheduler.pods.saw(parked);
+        let me = scheduler.clone();
+        scheduler.pods.subscribe(move |change| me.pod_changed(change));
+        scheduler.state().parked.insert(ObjectKey::new("ns", "parked"));
+        let recorder = Recorder::start(client.clone(), NAME, "", CancellationToken::new());
+        Loop { scheduler, doer: Doer::new(client, informers, recorder) }
+    }
+
+    #[tokio::test]
+    async fn parked_pods_hear_of_company() {
+        let near = json!({"spec": {"affinity": {"podAffinity": {}}}});
+        let apart = json!({"spec": {"affinity": {"podAntiAffinity": {}}}});
+        let spread = json!({"spec": {"topologySpreadConstraints": []}});
+        let (here, nowhere) = (json!({"spec": {"nodeName": "a"}}), json!({}));
+        let labelled = json!({"spec": {"nodeName": "a"}, "metadata": {"labels": {"app": "x"}}});
+        let running = json!({"spec": {"nodeName": "a"}, "status": {"phase": "Running"}});
+        let over = json!({"spec": {"nodeName": "a"}, "status": {"phase": "Succeeded"}});
+        for (parked, old, new, woken) in [
+            (&near, &here, &labelled, true),
+            (&apart, &labelled, &here, true),
+            (&spread, &here, &labelled, true),
+            (&nowhere, &here, &labelled, false),
+            (&near, &here, &running, false),
+            (&near, &nowhere, &here, true),
+            (&nowhere, &nowhere, &here, false),
+            (&nowhere, &running, &over, true),
+        ] {
+            let scheduler = parking(pod("parked", 1, parked.clone())).scheduler;
+            let before = pod("other", 2, old.clone());
+            scheduler.pods.saw(before.clone());
+            if old == &nowhere {
+                scheduler.state().cluster.assume(Arc::new(PodInfo::new(Arc::new(before))), "a");
+            }
+            scheduler.state().parked.insert(ObjectKey::new("ns", "parked"));
+            scheduler.pods.saw(pod("other", 3, new.clone()));
+            assert_eq!(scheduler.state().parked.is_empty(), woken, "{parked}: {old} -> {new}");
+        }
+    }
+
+    #[tokio::test]
+    async fn room_that_was_promised_in_vain_is_for_the_parked() {
+        let hand = parking(pod("parked", 1, json!({})));
+        let failed = Error::step("no");
+        let key = ObjectKey::new("ns", "promised");
+        hand.settled(&key, Err(&failed));
+        assert!(!hand.scheduler.state().parked.is_empty(), "nothing was promised");
+        hand.scheduler.state().cluster.assume(Arc::new(PodInfo::new(Arc::new(pod("promised", 2, json!({}))))), "a");
+        hand.settled(&key, Err(&failed));
+        assert!(hand.scheduler.state().parked.is_empty());
+    }
 }

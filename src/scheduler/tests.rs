@@ -145,6 +145,9 @@ fn siblings_spread_and_constraints_hold() {
             "labelSelector": {"matchLabels": {"app": "web"}}}]}})
     };
     assert_eq!(place(&nodes, constraint("DoNotSchedule", "zone")), "b");
+    nodes.set_node(node("c", json!({})));
+    assert_eq!(place(&nodes, constraint("ScheduleAnyway", "zone")), "b", "although c is empty, it is in no zone");
+    nodes.remove_node("c");
     let missing = "node(s) didn't match pod topology spread constraints (missing required label)";
     assert_eq!(place(&nodes, constraint("DoNotSchedule", "rack")), format!("a: {missing}; b: {missing}"));
 }
@@ -198,6 +201,40 @@ fn pods_near_and_apart() {
     nodes.remove_pod(&ObjectKey::new("ns", "x"));
     nodes.set_node(node("a", json!({"status": {"allocatable": {"cpu": "1m"}}})));
     assert_eq!(place(&nodes, json!({})), format!("a: Insufficient cpu; b: {out}"));
+}
+
+#[test]
+fn a_pod_that_is_ending_is_still_company() {
+    let required = |kind: &str| {
+        json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}}})
+    };
+    let mut nodes = cluster(&[("a", json!({})), ("b", json!({}))]);
+    let ending = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"nodeName": "a"}});
+    nodes.set_pod(&pod("x", "2", ending));
+    assert_eq!(place(&nodes, required("podAffinity")), "a", "although b is emptier");
+    nodes.set_pod(&pod("y", "3", json!({"metadata": {"labels": {"app": "other"}}, "spec": {"nodeName": "b"}})));
+    assert_eq!(place(&nodes, required("podAntiAffinity")), "b", "although a is emptier");
+}
+
+#[test]
+fn label_keys_tell_company_by_the_pods_own_labels() {
+    let mut nodes = cluster(&[("a", json!({})), ("b", json!({}))]);
+    for (node, tenant) in [("a", "1"), ("b", "2")] {
+        nodes.set_pod(&pod(node, "1", json!({"metadata": {"labels": {"tenant": tenant}}, "spec": {"nodeName": node}})));
+    }
+    for (kind, keys, wanted) in [
+        ("podAntiAffinity", "matchLabelKeys", "b"),
+        ("podAntiAffinity", "mismatchLabelKeys", "a"),
+        ("podAffinity", "matchLabelKeys", "a"),
+        ("podAffinity", "mismatchLabelKeys", "b"),
+    ] {
+        let term = json!({"topologyKey": "kubernetes.io/hostname", keys: ["tenant", "absent"],
+            "labelSelector": {"matchLabels": {"app": "web"}}});
+        let extra = json!({"metadata": {"labels": {"tenant": "1"}},
+            "spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}});
+        assert_eq!(place(&nodes, extra), wanted, "{kind} {keys}");
+    }
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! What a deployment says about itself: counts and conditions, worded as Kubernetes words them.
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 
@@ -43,7 +45,7 @@ pub(super) fn plan(plan: &mut Plan<Action>, rollout: &Rollout<'_>, progress: Pro
         conditions.progress(rollout, &old, &status, &progress);
     }
     conditions.failure(rollout);
-    plan_deadline(plan, rollout, &status, &conditions);
+    plan_deadline(plan, rollout, &conditions);
     status.conditions = Some(conditions.list);
     let new = Deployment { status: Some(status), ..rollout.deployment.clone() };
     plan.steps.extend(Action::set_status(rollout.deployment, &new));
@@ -86,19 +88,19 @@ fn deadline(rollout: &Rollout<'_>) -> Option<SignedDuration> {
     Some(SignedDuration::from_secs(i64::from(seconds)))
 }
 
-fn plan_deadline(plan: &mut Plan<Action>, rollout: &Rollout<'_>, status: &DeploymentStatus, conditions: &Conditions) {
+fn plan_deadline(plan: &mut Plan<Action>, rollout: &Rollout<'_>, conditions: &Conditions) {
     let (Some(deadline), Some(progressing)) = (deadline(rollout), conditions.get(PROGRESSING)) else {
         return;
     };
-    let reason = progressing.reason.as_deref();
-    if reason == Some(LATE) || rollout.spec.paused == Some(true) || (reason == Some(DONE) && complete(rollout, status))
-    {
+    // What is done cannot be late, also when it is incomplete anew; what is on its way out or paused is nobody's wait.
+    let settled = matches!(progressing.reason.as_deref(), Some(DONE | LATE));
+    if settled || rollout.spec.paused == Some(true) || rollout.deployment.metadata.deletion_timestamp.is_some() {
         return;
     }
     if let Some(since) = &progressing.last_update_time {
         // One second late rather than a moment early: times are kept in whole seconds.
         let due = since.0 + deadline + SignedDuration::from_secs(1);
-        plan.again_after(until(due, conditions.now));
+        plan.again_after(until(due, conditions.now).max(Duration::from_secs(1)));
     }
 }
 
@@ -159,8 +161,10 @@ impl Conditions {
             let message = format!("Created new replica set \"{name}\"");
             return self.set(PROGRESSING, "True", "NewReplicaSetCreated", &message);
         }
-        let Some(set) = rollout.new else { return };
-        let name = set.metadata.name.as_deref().unwrap_or_default();
+        // Without a new set (Recreate waits for the old pods) the deployment itself gets on, or does not.
+        let (kind, meta) =
+            rollout.new.map_or(("Deployment", &rollout.deployment.metadata), |set| ("ReplicaSet", &set.metadata));
+        let name = meta.name.as_deref().unwrap_or_default();
         if run.found && self.get(PROGRESSING).is_none() {
             let message = format!("Found new replica set \"{name}\"");
             self.set(PROGRESSING, "True", "FoundNewReplicaSet", &message);
@@ -170,12 +174,12 @@ impl Conditions {
             return; // done before; a pod that fails later is no rollout
         }
         if complete(rollout, new) {
-            self.set(PROGRESSING, "True", DONE, &format!("ReplicaSet \"{name}\" has successfully progressed."));
+            self.set(PROGRESSING, "True", DONE, &format!("{kind} \"{name}\" has successfully progressed."));
         } else if progressed(old, new) {
-            let message = format!("ReplicaSet \"{name}\" is progressing.");
+            let message = format!("{kind} \"{name}\" is progressing.");
             self.renew(PROGRESSING, "True", "ReplicaSetUpdated", &message);
         } else if self.timed_out(deadline) {
-            self.set(PROGRESSING, "False", LATE, &format!("ReplicaSet \"{name}\" has timed out progressing."));
+            self.set(PROGRESSING, "False", LATE, &format!("{kind} \"{name}\" has timed out progressing."));
         }
     }
 

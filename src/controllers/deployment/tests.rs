@@ -177,6 +177,46 @@ fn an_update_that_never_gets_ready_stops_halfway_and_misses_its_deadline() {
 }
 
 #[test]
+fn what_was_done_long_ago_waits_for_no_deadline() {
+    let mut story = Story::new(json!({"replicas": 1}));
+    story.now += jiff::SignedDuration::from_secs(6000);
+    story.healthy = false;
+    story.set(json!({"replicas": 2}));
+    story.settle();
+    assert_eq!(story.sets(), ["one=2 (1)"]);
+    assert_eq!(story.condition("Progressing"), "True NewReplicaSetAvailable");
+    assert_eq!(plan(&story.view(), story.now).requeue_after, None);
+}
+
+#[test]
+fn an_overdue_deployment_that_is_being_deleted_waits_for_no_deadline() {
+    let mut story = Story::new(json!({"replicas": 1}));
+    story.healthy = false;
+    story.image("two");
+    story.settle();
+    story.now += jiff::SignedDuration::from_secs(6000);
+    let ending = super::super::pods::time(story.now);
+    story.world.change::<Deployment>(|d| d.metadata.deletion_timestamp = Some(ending.clone()));
+    story.settle();
+    assert_eq!(plan(&story.view(), story.now).requeue_after, None);
+}
+
+#[test]
+fn a_recreate_that_waits_for_old_pods_misses_its_deadline() {
+    let mut story = Story::new(json!({"replicas": 3, "strategy": {"type": "Recreate"}}));
+    story.image("two");
+    story.step();
+    story.world.change::<ReplicaSet>(|set| set.status.get_or_insert_default().replicas = 2); // one ended, two will not
+    while story.step() {}
+    assert_eq!(story.condition("Progressing"), "True ReplicaSetUpdated");
+    assert_eq!(plan(&story.view(), story.now).requeue_after.unwrap().as_secs(), 601);
+    story.now += jiff::SignedDuration::from_secs(601);
+    assert!(story.step() && !story.step());
+    assert_eq!(story.condition("Progressing"), "False ProgressDeadlineExceeded");
+    assert_eq!(plan(&story.view(), story.now).requeue_after, None);
+}
+
+#[test]
 fn scaling_in_the_middle_of_a_rollout_is_proportional() {
     let rolling = json!({"rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}});
     let mut story = Story::new(json!({"replicas": 10, "strategy": rolling}));

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodAffinityTerm},
-    apimachinery::pkg::apis::meta::v1::LabelSelector,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement},
 };
 use kube::core::{Selector, SelectorExt};
 
@@ -31,7 +31,8 @@ impl Term {
         };
         let mut selector = term.label_selector.clone();
         let labels = meta_labels(&of.pod.metadata);
-        add_keys(&mut selector, term.match_label_keys.iter().flatten(), labels);
+        add_keys(&mut selector, term.match_label_keys.iter().flatten(), "In", labels);
+        add_keys(&mut selector, term.mismatch_label_keys.iter().flatten(), "NotIn", labels);
         Self { topology: term.topology_key.clone(), selector: compile(selector.as_ref()), namespaces }
     }
 
@@ -44,7 +45,7 @@ impl Term {
         namespace: &str,
     ) -> Self {
         let mut selector = selector.cloned();
-        add_keys(&mut selector, keys.iter(), labels);
+        add_keys(&mut selector, keys.iter(), "In", labels);
         Self {
             topology: topology.to_owned(),
             selector: compile(selector.as_ref()),
@@ -59,8 +60,9 @@ impl Term {
             && self.selector.as_ref().is_some_and(|selector| selector.matches(meta_labels(&pod.metadata)))
     }
 
-    /// How many selected pods these nodes have in each domain of the topology.
-    pub fn count<'a>(&self, nodes: impl Iterator<Item = &'a NodeInfo>) -> BTreeMap<String, i64> {
+    /// How many selected pods these nodes have in each domain of the topology. As in Kubernetes, pods that are ending
+    /// are still company, but do not count when others are spread.
+    pub fn count<'a>(&self, nodes: impl Iterator<Item = &'a NodeInfo>, ending: bool) -> BTreeMap<String, i64> {
         let mut counts = BTreeMap::new();
         for node in nodes {
             let Some(domain) = node.label(&self.topology) else {
@@ -69,7 +71,7 @@ impl Term {
             let here = node
                 .pods
                 .values()
-                .filter(|pod| pod.pod.metadata.deletion_timestamp.is_none() && self.selects(&pod.pod));
+                .filter(|pod| (ending || pod.pod.metadata.deletion_timestamp.is_none()) && self.selects(&pod.pod));
             *counts.entry(domain.to_owned()).or_insert(0) += here.count() as i64;
         }
         counts
@@ -80,16 +82,20 @@ fn compile(selector: Option<&LabelSelector>) -> Option<Selector> {
     Selector::try_from(selector?.clone()).ok()
 }
 
-/// `matchLabelKeys`: the pod's own values of these labels are part of the selector.
+/// `matchLabelKeys` (`In`) and `mismatchLabelKeys` (`NotIn`): the pod's own values of these labels are part of the
+/// selector.
 fn add_keys<'a>(
     selector: &mut Option<LabelSelector>,
     keys: impl Iterator<Item = &'a String>,
+    operator: &str,
     labels: &BTreeMap<String, String>,
 ) {
     let Some(selector) = selector else { return };
     for key in keys {
         if let Some(value) = labels.get(key) {
-            selector.match_labels.get_or_insert_default().insert(key.clone(), value.clone());
+            let (key, operator, values) = (key.clone(), operator.to_owned(), Some(vec![value.clone()]));
+            let requirement = LabelSelectorRequirement { key, operator, values };
+            selector.match_expressions.get_or_insert_default().push(requirement);
         }
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn start<'a>(pod: &'a PodInfo, cluster: &'a Cluster) -> Started<'a> {
     if near.is_none() && apart.is_none() && cluster.with_anti_affinity == 0 {
         return None;
     }
-    let counted = |term: Term| (term.count(cluster.nodes()), term);
+    let counted = |term: Term| (term.count(cluster.nodes(), true), term);
     let required = near.and_then(|near| near.required_during_scheduling_ignored_during_execution.as_deref());
     let liked = near.and_then(|near| near.preferred_during_scheduling_ignored_during_execution.as_deref());
     let disliked = apart.and_then(|apart| apart.preferred_during_scheduling_ignored_during_execution.as_deref());

@@ -31,6 +31,9 @@ impl Check for BySibling<'_> {
     }
 }
 
+/// The raw score of a node that lacks a label of the constraints: as good as the worst, not as an empty domain.
+const NO_DOMAIN: i64 = -1;
+
 struct ByConstraints(Vec<Constraint>);
 
 struct Constraint {
@@ -55,7 +58,8 @@ impl Constraint {
         let selected = selected.then(|| node_affinity::start(pod, cluster));
         let tolerated = tolerated.then(|| taints::start(pod, cluster));
         let rules: Vec<_> = [selected, tolerated].into_iter().flatten().flatten().collect();
-        let counts = term.count(cluster.nodes().filter(|node| rules.iter().all(|rule| rule.filter(node).is_ok())));
+        let nodes = cluster.nodes().filter(|node| rules.iter().all(|rule| rule.filter(node).is_ok()));
+        let counts = term.count(nodes, false);
         let domains = i64::try_from(counts.len()).unwrap_or(i64::MAX);
         let enough = domains >= constraint.min_domains.map_or(1, i64::from);
         Self {
@@ -93,10 +97,12 @@ impl Check for ByConstraints {
     fn score(&self, node: &NodeInfo) -> Option<i64> {
         let mut soft = self.0.iter().filter(|constraint| !constraint.hard).peekable();
         soft.peek()?;
-        Some(soft.map(|constraint| constraint.count(node).unwrap_or(0)).sum())
+        Some(soft.map(|constraint| constraint.count(node)).sum::<Option<i64>>().unwrap_or(NO_DOMAIN))
     }
 
     fn normalize(&self, scores: &mut [i64]) {
+        let raw = scores.to_vec();
         scale(scores, true);
+        scores.iter_mut().zip(raw).filter(|(_, raw)| *raw == NO_DOMAIN).for_each(|(score, _)| *score = 0);
     }
 }
