@@ -57,6 +57,13 @@ pub fn deeper(value: &Value, levels: usize) -> bool {
     }
 }
 
+fn shaped(kind: &Kind, object: &Value) -> Result<(), ApiError> {
+    if !object.is_object() {
+        return Err(refused(kind, "json: cannot unmarshal non-object into Go value"));
+    }
+    if deeper(object, MAX_DEPTH) { Err(refused(kind, TOO_DEEP)) } else { Ok(()) }
+}
+
 /// Decodes a whole object. Returns it with unknown fields dropped, and the texts for `Warning` headers.
 pub fn object(
     kind: &Kind,
@@ -74,20 +81,13 @@ pub fn object(
         Format::Yaml => super::yaml::with_deserializer(body, |d| seed.deserialize(d)).map_err(|e| plain(&e)),
     };
     let object = decoded.map_err(|e| refused(kind, &e))?;
-    if deeper(&object, MAX_DEPTH) {
-        return Err(refused(kind, TOO_DEEP));
-    }
-    if !object.is_object() {
-        return Err(refused(kind, "json: cannot unmarshal non-object into Go value"));
-    }
+    shaped(kind, &object)?;
     Ok((object, walk.finish(kind, mode)?))
 }
 
 /// The same check for an object that is already a value (a patched one): unknown fields are dropped from it.
 pub fn check(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, ApiError> {
-    if deeper(object, MAX_DEPTH) {
-        return Err(refused(kind, TOO_DEEP));
-    }
+    shaped(kind, object)?;
     let walk = Walk::default();
     let seed = Node::root(&walk, kind);
     let taken = std::mem::take(object);

@@ -422,6 +422,28 @@ async fn a_scale_changes_replicas_and_nothing_else() {
     c.refused(409, "PUT", &format!("{deployments}/d/scale"), stale).await;
     let after = c.ok("GET", &format!("{deployments}/d"), Value::Null).await;
     assert_eq!((after["spec"]["replicas"].as_i64(), after["metadata"]["generation"].as_i64()), (Some(5), Some(2)));
+    let path = format!("{deployments}/d/scale");
+    for (replicas, wrong) in [
+        (json!("5"), "string"),
+        (json!(3_000_000_000_u32), "number 3000000000"),
+        (json!(1.5), "number 1.5"),
+        (json!({}), "object"),
+    ] {
+        let mut whole = scale.clone();
+        whole["spec"]["replicas"] = replicas.clone();
+        let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": replicas}]);
+        for (method, body) in [("PUT", whole), ("PATCH", json!({"spec": {"replicas": replicas}})), ("PATCH", patch)] {
+            assert_eq!(
+                c.refused(400, method, &path, body).await,
+                format!(
+                    "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {wrong} into Go struct field ScaleSpec.spec.replicas of type int32"
+                )
+            );
+        }
+    }
+    assert_eq!(c.ok("GET", &format!("{deployments}/d"), Value::Null).await, after);
+    c.ok("PATCH", &path, json!({"spec": {"replicas": null}})).await;
+    assert_eq!(c.ok("GET", &path, Value::Null).await["spec"]["replicas"], 0);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 use super::{Kind, Sub};
 use crate::api::meta;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// Every verb of an ordinary resource, in discovery's order.
 pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -154,6 +155,9 @@ pub fn generation(kind: &Kind, new: &mut Value, old: Option<&Value>) {
         meta::set(new, "generation", meta::generation(old) + 1);
     }
 }
+
+/// What a Scale is made of. It is no row: it lies nowhere.
+pub static SCALE: LazyLock<Kind> = LazyLock::new(Kind::row::<k8s_openapi::api::autoscaling::v1::Scale>);
 
 /// The Scale object of a workload.
 pub fn scale_of(object: &Value) -> Value {
