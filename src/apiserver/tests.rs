@@ -193,6 +193,34 @@ async fn what_cannot_be_is_refused_in_kubernetes_words() {
 }
 
 #[tokio::test]
+async fn a_name_too_long_to_store_harms_nobody_else() {
+    let c = Cluster::new().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    c.refused(413, "POST", roles, json!({"metadata": {"name": "r".repeat(70_000)}})).await;
+    c.ok("POST", roles, json!({"metadata": {"name": "r"}})).await;
+}
+
+#[tokio::test]
+async fn what_is_in_no_namespace_loses_the_one_it_names() {
+    let c = Cluster::new().await;
+    let named = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "namespace": "default"}});
+    let path = "/api/v1/namespaces/n";
+    for (method, path) in [
+        ("POST", "/api/v1/namespaces".to_owned()),
+        ("PUT", path.to_owned()),
+        ("PATCH", path.to_owned()),
+        ("PATCH", format!("{path}?fieldManager=me&force=true")),
+        ("PATCH", "/api/v1/namespaces/m?fieldManager=me".to_owned()),
+    ] {
+        let mut body = named.clone();
+        if path.contains("/m?") {
+            body["metadata"]["name"] = "m".into();
+        }
+        assert_eq!(c.ok(method, &path, body).await["metadata"].get("namespace"), None, "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn generated_names_and_dry_runs() {
     let c = Cluster::new().await;
     let nameless = json!({"metadata": {"generateName": "x-"}});

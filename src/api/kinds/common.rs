@@ -92,6 +92,9 @@ pub fn prepare(kind: &Kind, new: &mut Value, old: Option<&Value>, sub: Sub) {
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
         metadata.retain(|field, value| !(OMITTED_WHEN_EMPTY.contains(&field.as_str()) && is_empty(value)));
     }
+    if !kind.namespaced {
+        meta::unset(new, "namespace");
+    }
     let Some(old) = old else {
         for field in SYSTEM {
             meta::unset(new, field);
