@@ -51,13 +51,16 @@ pub fn each_mut(value: &mut Value, path: &str, change: &mut dyn FnMut(&mut Value
     }
 }
 
-/// Sets those of the fields of `defaults` that are missing in the objects at `path`, as [`each_mut`] reads it.
+/// Sets those of the fields of `defaults` that are missing in the objects at `path`, as [`each_mut`] reads it. An empty text
+/// is a missing one: Go cannot tell them apart.
 pub fn fill(value: &mut Value, path: &str, defaults: Value) {
     let Value::Object(defaults) = defaults else { return };
     each_mut(value, path, &mut |found| {
         if let Some(map) = found.as_object_mut() {
             for (field, default) in &defaults {
-                map.entry(field).or_insert_with(|| default.clone());
+                if map.get(field).is_none_or(|was| *was == "") {
+                    map.insert(field.clone(), default.clone());
+                }
             }
         }
     });
