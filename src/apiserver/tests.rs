@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -547,6 +547,44 @@ async fn only_what_a_rule_allows_is_allowed() {
         (status, refused["message"].as_str()),
         (403, Some("forbidden: User \"system:anonymous\" cannot get path \"/metrics\""))
     );
+}
+
+#[tokio::test]
+async fn impersonation_takes_rights_away_or_is_refused() {
+    let c = Cluster::new().await;
+    let rules = json!([{"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "groups"]},
+        {"verbs": ["impersonate"], "apiGroups": ["authentication.k8s.io"], "resources": ["userextras/a/b"], "resourceNames": ["x"]}]);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    c.ok("POST", &format!("{rbac}/clusterroles"), json!({"metadata": {"name": "i"}, "rules": rules})).await;
+    let binding = json!({"metadata": {"name": "i"}, "roleRef": {"kind": "ClusterRole", "name": "i"},
+        "subjects": [{"kind": "User", "name": "jane"}]});
+    c.ok("POST", &format!("{rbac}/clusterrolebindings"), binding).await;
+    let user = ("impersonate-user", "josé".as_bytes());
+    for (who, headers, code, said) in [
+        ("root", vec![user], 201, "josé"),
+        ("root", vec![("impersonate-user", &b"jos\xe9"[..])], 400, "the header \"impersonate-user\" is not UTF-8"),
+        ("root", vec![("impersonate-group", &b"g"[..])], 400, "without impersonating a user"),
+        ("root", vec![("impersonate-extra-k", &b"g"[..])], 400, "without impersonating a user"),
+        ("root", vec![user, ("impersonate-role", &b"g"[..])], 400, "unknown header \"impersonate-role\""),
+        ("root", vec![user, ("impersonate-uid", &b"u1"[..])], 201, "u1"),
+        ("jane", vec![user, ("impersonate-group", &b"g"[..])], 201, "josé"),
+        ("jane", vec![user, ("impersonate-uid", &b"u1"[..])], 403, "cannot impersonate resource \"uids\""),
+        ("jane", vec![user, ("impersonate-extra-a%2fb", &b"x"[..])], 201, "a/b"),
+        ("jane", vec![user, ("impersonate-extra-a%2fb", &b"y"[..])], 403, "resource \"userextras/a/b\""),
+    ] {
+        let who = if who == "root" { Identity::master(who) } else { Identity::new(who, &[]) };
+        let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let mut request = Cluster::request("POST", reviews, Some(who), &json!({}));
+        for (name, value) in &headers {
+            request.headers_mut().append(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let response = c.send(request).await;
+        assert_eq!(response.status().as_u16(), code, "{headers:?}");
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        let text = answer["message"].as_str().map_or(answer.to_string(), str::to_owned);
+        assert!(text.contains(said), "{headers:?}: {text}");
+    }
 }
 
 #[tokio::test]
