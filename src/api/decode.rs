@@ -42,6 +42,28 @@ pub enum Format {
     Yaml,
 }
 
+/// Maps and lists in one another that an object may have: real ones have 20, and the parsers that read objects back,
+/// wrapped in lists and events, stop at 128.
+pub const MAX_DEPTH: usize = 64;
+/// What is said of a deeper one.
+pub const TOO_DEEP: &str = "json: exceeded max depth";
+
+/// Whether more than `levels` of maps and lists are in one another.
+pub fn deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Object(map) => levels == 0 || map.values().any(|value| deeper(value, levels - 1)),
+        Value::Array(items) => levels == 0 || items.iter().any(|value| deeper(value, levels - 1)),
+        _ => false,
+    }
+}
+
+fn shaped(kind: &Kind, object: &Value) -> Result<(), ApiError> {
+    if !object.is_object() {
+        return Err(refused(kind, "json: cannot unmarshal non-object into Go value"));
+    }
+    if deeper(object, MAX_DEPTH) { Err(refused(kind, TOO_DEEP)) } else { Ok(()) }
+}
+
 /// Decodes a whole object. Returns it with unknown fields dropped, and the texts for `Warning` headers.
 pub fn object(
     kind: &Kind,
@@ -59,14 +81,13 @@ pub fn object(
         Format::Yaml => super::yaml::with_deserializer(body, |d| seed.deserialize(d)).map_err(|e| plain(&e)),
     };
     let object = decoded.map_err(|e| refused(kind, &e))?;
-    if !object.is_object() {
-        return Err(refused(kind, "json: cannot unmarshal non-object into Go value"));
-    }
+    shaped(kind, &object)?;
     Ok((object, walk.finish(kind, mode)?))
 }
 
 /// The same check for an object that is already a value (a patched one): unknown fields are dropped from it.
 pub fn check(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, ApiError> {
+    shaped(kind, object)?;
     let walk = Walk::default();
     let seed = Node::root(&walk, kind);
     let taken = std::mem::take(object);
@@ -373,6 +394,20 @@ mod tests {
         let strict = pod(body, FieldValidation::Strict).unwrap_err();
         let head = "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: ";
         assert_eq!(strict, format!("{head}{}", found.join(", ")));
+    }
+
+    #[test]
+    fn an_object_is_as_deep_as_it_can_be_read_back() {
+        // The object, its metadata, the list and the entry are four levels.
+        for (levels, fits) in [(MAX_DEPTH - 4, true), (MAX_DEPTH - 3, false), (120, false)] {
+            let deep = format!("{}1{}", r#"{"f:x":"#.repeat(levels), "}".repeat(levels));
+            let body = format!(r#"{{"metadata": {{"managedFields": [{{"fieldsV1": {deep}}}]}}}}"#);
+            let decoded = pod(&body, FieldValidation::Warn);
+            assert_eq!(decoded.is_ok(), fits, "{levels}");
+            let mut object = serde_json::from_str(&body).unwrap();
+            let checked = check(crate::api::find("", "v1", "pods").unwrap(), &mut object, FieldValidation::Warn);
+            assert_eq!(checked.map_err(|e| e.code), if fits { Ok(vec![]) } else { Err(400) }, "{levels}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::delete::DeleteOptions;
 use super::identity::SERVICE_ACCOUNT;
 use super::metrics::Label;
-use super::path::{Path, Query, ResourcePath};
+use super::path::{Path, Query, ResourcePath, percent_decode};
 use super::rbac::Attributes;
 use super::respond::{Reply, error_response, warn};
 use super::route::{self, Operation, Verb};
@@ -31,6 +31,9 @@ const WRITES: usize = 200;
 const TURN: Duration = Duration::from_secs(10);
 /// How long a request may take once it has its turn; streams are exempt.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The group of what only impersonators name: uids and the keys of extras.
+const AUTHENTICATION: &str = "authentication.k8s.io";
 
 /// The right to be worked on, by kind of request.
 pub(super) struct Turns {
@@ -184,37 +187,60 @@ impl ApiServer {
             .ok_or_else(ApiError::unauthorized)
     }
 
-    /// Who the request wants to be, if it says so and may.
+    /// Who the request wants to be, if it says so and may. What it says and we do not understand is refused: done without
+    /// it, the request would be done with more rights than it asked for.
     fn impersonate(&self, who: Identity, headers: &HeaderMap) -> Result<Identity, ApiError> {
-        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-        let Some(user) = text("impersonate-user") else {
-            return Ok(who);
-        };
-        let groups: Vec<&str> = headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).collect();
-        let may = |resource: &str, namespace: &str, name: &str| {
-            let wish = Attributes {
-                verb: "impersonate".into(),
-                resource: resource.into(),
-                namespace: namespace.into(),
-                name: name.into(),
-                ..Attributes::default()
+        let mut asked = Vec::new();
+        for (name, value) in headers {
+            if let Some(what) = name.as_str().strip_prefix("impersonate-") {
+                let text = std::str::from_utf8(value.as_bytes());
+                let text = text.map_err(|_| ApiError::bad_request(format!("the header {name:?} is not UTF-8")))?;
+                asked.extend((!text.is_empty()).then_some((what, text)));
+            }
+        }
+        let Some((_, user)) = asked.iter().find(|(what, _)| *what == "user") else {
+            return match asked.is_empty() {
+                true => Ok(who),
+                false => Err(ApiError::bad_request(format!("requested {asked:?} without impersonating a user"))),
             };
-            self.rbac.authorize(&who, &wish)
         };
+        let wish = |group: &str, resource: &str, name: &str| Attributes {
+            verb: "impersonate".into(),
+            group: group.into(),
+            resource: resource.into(),
+            name: name.into(),
+            ..Attributes::default()
+        };
+        let may = |wish: Attributes| self.rbac.authorize(&who, &wish);
         let account = user.strip_prefix(SERVICE_ACCOUNT).and_then(|n| n.split_once(':'));
         let mut wanted = match account {
             Some((namespace, name)) => {
-                may("serviceaccounts", namespace, name)?;
+                may(Attributes { namespace: namespace.into(), ..wish("", "serviceaccounts", name) })?;
                 Identity::service_account(namespace, name)
             }
             None => {
-                may("users", "", user)?;
-                Identity::new(user, &[])
+                may(wish("", "users", user))?;
+                Identity::new(*user, &[])
             }
         };
-        for group in groups {
-            may("groups", "", group)?;
-            wanted.groups.push(group.to_owned());
+        for (what, text) in &asked {
+            match (*what, what.strip_prefix("extra-")) {
+                ("user", _) => {}
+                ("group", _) => {
+                    may(wish("", "groups", text))?;
+                    wanted.groups.push((*text).to_owned());
+                }
+                ("uid", _) => {
+                    may(wish(AUTHENTICATION, "uids", text))?;
+                    wanted.uid = (*text).to_owned();
+                }
+                (_, Some(key)) => {
+                    let key = percent_decode(key);
+                    may(Attributes { subresource: key.clone(), ..wish(AUTHENTICATION, "userextras", text) })?;
+                    wanted.extra.entry(key).or_default().push((*text).to_owned());
+                }
+                _ => return Err(ApiError::bad_request(format!("unknown header \"impersonate-{what}\""))),
+            }
         }
         Ok(wanted.with_implied_groups())
     }

@@ -10,9 +10,9 @@ use super::respond::Reply;
 use super::route::DeleteQuery;
 use super::tokens::Bound;
 use super::write::{Ownership, Request, Warnings};
-use crate::api::kinds::scale_of;
+use crate::api::kinds::{SCALE, scale_of};
 use crate::api::patch::{self, PatchType};
-use crate::api::{ApiError, FieldError, find, meta};
+use crate::api::{ApiError, FieldError, decode, find, meta};
 
 /// Lifetime of a token that does not ask for one, and the shortest there is, in seconds.
 const TOKEN_SECONDS: (i64, i64) = (3600, 600);
@@ -25,12 +25,13 @@ impl ApiServer {
         let given = request.value()?;
         let change = |live: &Value| {
             let before = scale_of(live);
-            let scale = match patch {
+            let mut scale = match patch {
                 None => given.clone(),
                 Some(PatchType::Json) => patch::json(&before, &given)?,
                 // A Scale has no lists, so the other patches merge alike.
                 Some(_) => patch::merge(&before, &given),
             };
+            request.warn(decode::check(&SCALE, &mut scale, request.options.validation)?);
             let replicas = meta::int(&scale, &["spec", "replicas"]).unwrap_or(0);
             if replicas < 0 {
                 let why = "must be greater than or equal to 0";

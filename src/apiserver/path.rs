@@ -91,6 +91,6 @@ impl Query {
 }
 
 /// `%41` to `A`; what is not UTF-8 then is replaced.
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

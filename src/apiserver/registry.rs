@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::route::Selection;
 use crate::api::{ApiError, Kind, meta};
-use crate::store::{Entry, Revision, Store, StoreError, Watch};
+use crate::store::{Entry, MAX_KEY, Revision, Store, StoreError, Watch};
 
 /// The part of the key space that holds objects.
 const ROOT: &str = "/registry";
@@ -155,6 +155,7 @@ pub(super) fn store_error(kind: &Kind, name: &str, error: StoreError) -> ApiErro
         StoreError::Exists(_) => ApiError::already_exists(kind.group, kind.plural, name),
         StoreError::Missing(_) => ApiError::not_found(kind.group, kind.plural, name),
         StoreError::Conflict(_) => ApiError::conflict(kind.group, kind.plural, name, crate::api::error::MODIFIED),
+        StoreError::LongKey => ApiError::too_large(MAX_KEY),
         StoreError::TooOld { asked, oldest } => ApiError::too_old(asked, oldest),
         StoreError::Future { asked, newest } => ApiError::too_large_version(asked, newest),
         error => ApiError::internal(error),

@@ -107,12 +107,14 @@ struct Connections {
 struct Server {
     router: Router,
     shutdown: CancellationToken,
+    /// How long a connection may stay without a request.
+    patience: Duration,
 }
 
 impl Connections {
     fn new(router: Router, shutdown: CancellationToken) -> Self {
         Self {
-            server: Server { router, shutdown },
+            server: Server { router, shutdown, patience: HANDSHAKE },
             tasks: TaskTracker::new(),
             slots: Arc::new(Semaphore::new(CONNECTIONS)),
         }
@@ -155,14 +157,17 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let router = self.router;
+        let first = CancellationToken::new();
+        let asked = first.clone();
         let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
+            asked.cancel();
             if let Some(identity) = identity.clone() {
                 request.extensions_mut().insert(identity);
             }
             router.clone().oneshot(request.map(axum::body::Body::new))
         });
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.patience);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -170,8 +175,15 @@ impl Server {
             .keep_alive_interval(Duration::from_secs(30));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        // hyper has no limit on the time until it knows which HTTP is spoken, nor on the first request of HTTP/2.
+        let silence = async {
+            if tokio::time::timeout(self.patience, first.cancelled()).await.is_ok() {
+                std::future::pending().await
+            }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = silence => return tracing::debug!("no request on a connection: closed"),
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -179,6 +191,37 @@ impl Server {
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn a_connection_without_a_request_is_closed() {
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            "at last"
+        };
+        let router = Router::new().fallback(slow);
+        let server = Server { router, shutdown: CancellationToken::new(), patience: Duration::from_millis(300) };
+        for (what, sent, answered) in [
+            ("nothing", "", false),
+            ("the beginning of HTTP/2", "PRI", false),
+            ("HTTP/2 and no request", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", false),
+            ("half a head", "GET / HT", false),
+            ("a request that takes longer", "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", true),
+        ] {
+            let (mut near, far) = tokio::io::duplex(4096);
+            tokio::spawn(server.clone().serve(far, None));
+            near.write_all(sent.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(20), near.read_to_end(&mut answer)).await;
+            assert!(ended.is_ok(), "{what}: still open");
+            assert_eq!(String::from_utf8_lossy(&answer).contains("at last"), answered, "{what}");
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderValue, Request, StatusCode};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -190,6 +190,34 @@ async fn what_cannot_be_is_refused_in_kubernetes_words() {
     c.refused(413, "POST", MAPS, big).await;
     let stale = json!({"preconditions": {"uid": "other"}});
     assert!(c.refused(409, "DELETE", &format!("{MAPS}/a"), stale).await.contains("UID in precondition"));
+}
+
+#[tokio::test]
+async fn a_name_too_long_to_store_harms_nobody_else() {
+    let c = Cluster::new().await;
+    let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    c.refused(413, "POST", roles, json!({"metadata": {"name": "r".repeat(70_000)}})).await;
+    c.ok("POST", roles, json!({"metadata": {"name": "r"}})).await;
+}
+
+#[tokio::test]
+async fn what_is_in_no_namespace_loses_the_one_it_names() {
+    let c = Cluster::new().await;
+    let named = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "namespace": "default"}});
+    let path = "/api/v1/namespaces/n";
+    for (method, path) in [
+        ("POST", "/api/v1/namespaces".to_owned()),
+        ("PUT", path.to_owned()),
+        ("PATCH", path.to_owned()),
+        ("PATCH", format!("{path}?fieldManager=me&force=true")),
+        ("PATCH", "/api/v1/namespaces/m?fieldManager=me".to_owned()),
+    ] {
+        let mut body = named.clone();
+        if path.contains("/m?") {
+            body["metadata"]["name"] = "m".into();
+        }
+        assert_eq!(c.ok(method, &path, body).await["metadata"].get("namespace"), None, "{method} {path}");
+    }
 }
 
 #[tokio::test]
@@ -422,6 +450,28 @@ async fn a_scale_changes_replicas_and_nothing_else() {
     c.refused(409, "PUT", &format!("{deployments}/d/scale"), stale).await;
     let after = c.ok("GET", &format!("{deployments}/d"), Value::Null).await;
     assert_eq!((after["spec"]["replicas"].as_i64(), after["metadata"]["generation"].as_i64()), (Some(5), Some(2)));
+    let path = format!("{deployments}/d/scale");
+    for (replicas, wrong) in [
+        (json!("5"), "string"),
+        (json!(3_000_000_000_u32), "number 3000000000"),
+        (json!(1.5), "number 1.5"),
+        (json!({}), "object"),
+    ] {
+        let mut whole = scale.clone();
+        whole["spec"]["replicas"] = replicas.clone();
+        let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": replicas}]);
+        for (method, body) in [("PUT", whole), ("PATCH", json!({"spec": {"replicas": replicas}})), ("PATCH", patch)] {
+            assert_eq!(
+                c.refused(400, method, &path, body).await,
+                format!(
+                    "Scale in version \"v1\" cannot be handled as a Scale: json: cannot unmarshal {wrong} into Go struct field ScaleSpec.spec.replicas of type int32"
+                )
+            );
+        }
+    }
+    assert_eq!(c.ok("GET", &format!("{deployments}/d"), Value::Null).await, after);
+    c.ok("PATCH", &path, json!({"spec": {"replicas": null}})).await;
+    assert_eq!(c.ok("GET", &path, Value::Null).await["spec"]["replicas"], 0);
 }
 
 #[tokio::test]
@@ -497,6 +547,44 @@ async fn only_what_a_rule_allows_is_allowed() {
         (status, refused["message"].as_str()),
         (403, Some("forbidden: User \"system:anonymous\" cannot get path \"/metrics\""))
     );
+}
+
+#[tokio::test]
+async fn impersonation_takes_rights_away_or_is_refused() {
+    let c = Cluster::new().await;
+    let rules = json!([{"verbs": ["impersonate"], "apiGroups": [""], "resources": ["users", "groups"]},
+        {"verbs": ["impersonate"], "apiGroups": ["authentication.k8s.io"], "resources": ["userextras/a/b"], "resourceNames": ["x"]}]);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    c.ok("POST", &format!("{rbac}/clusterroles"), json!({"metadata": {"name": "i"}, "rules": rules})).await;
+    let binding = json!({"metadata": {"name": "i"}, "roleRef": {"kind": "ClusterRole", "name": "i"},
+        "subjects": [{"kind": "User", "name": "jane"}]});
+    c.ok("POST", &format!("{rbac}/clusterrolebindings"), binding).await;
+    let user = ("impersonate-user", "josé".as_bytes());
+    for (who, headers, code, said) in [
+        ("root", vec![user], 201, "josé"),
+        ("root", vec![("impersonate-user", &b"jos\xe9"[..])], 400, "the header \"impersonate-user\" is not UTF-8"),
+        ("root", vec![("impersonate-group", &b"g"[..])], 400, "without impersonating a user"),
+        ("root", vec![("impersonate-extra-k", &b"g"[..])], 400, "without impersonating a user"),
+        ("root", vec![user, ("impersonate-role", &b"g"[..])], 400, "unknown header \"impersonate-role\""),
+        ("root", vec![user, ("impersonate-uid", &b"u1"[..])], 201, "u1"),
+        ("jane", vec![user, ("impersonate-group", &b"g"[..])], 201, "josé"),
+        ("jane", vec![user, ("impersonate-uid", &b"u1"[..])], 403, "cannot impersonate resource \"uids\""),
+        ("jane", vec![user, ("impersonate-extra-a%2fb", &b"x"[..])], 201, "a/b"),
+        ("jane", vec![user, ("impersonate-extra-a%2fb", &b"y"[..])], 403, "resource \"userextras/a/b\""),
+    ] {
+        let who = if who == "root" { Identity::master(who) } else { Identity::new(who, &[]) };
+        let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let mut request = Cluster::request("POST", reviews, Some(who), &json!({}));
+        for (name, value) in &headers {
+            request.headers_mut().append(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let response = c.send(request).await;
+        assert_eq!(response.status().as_u16(), code, "{headers:?}");
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes).unwrap();
+        let text = answer["message"].as_str().map_or(answer.to_string(), str::to_owned);
+        assert!(text.contains(said), "{headers:?}: {text}");
+    }
 }
 
 #[tokio::test]

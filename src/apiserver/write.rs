@@ -63,7 +63,7 @@ impl Request<'_> {
         Ok(object)
     }
 
-    fn warn(&self, texts: Vec<String>) {
+    pub(super) fn warn(&self, texts: Vec<String>) {
         let mut warnings = self.warnings.lock();
         warnings.extend(texts);
         warnings.dedup();

@@ -124,6 +124,10 @@ impl Shared {
     where
         F: FnOnce(Revision) -> Change,
     {
+        // Found out in the log it would be the failure of all: here it is one writer's.
+        if key.len() > super::MAX_KEY {
+            return Err(StoreError::LongKey);
+        }
         let mut tail = self.lock_tail();
         if let Some(reason) = &tail.failed {
             return Err(StoreError::Failed(reason.clone()));

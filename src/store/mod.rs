@@ -57,6 +57,9 @@ pub const WATCH_QUEUE: usize = 4096;
 /// Values of keys below this prefix are encrypted on disk.
 pub const SEALED_PREFIX: &str = "/registry/secrets/";
 
+/// The longest key, in bytes: a record has two bytes for its length.
+pub const MAX_KEY: usize = u16::MAX as usize;
+
 /// Why the store did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -85,6 +88,9 @@ pub enum StoreError {
         /// The newest that is visible.
         newest: Revision,
     },
+    /// The key has more than [`MAX_KEY`] bytes.
+    #[error("the key is longer than {MAX_KEY} bytes")]
+    LongKey,
     /// The disk refused; nothing can be written until the store is opened again.
     #[error("the store cannot write: {0}")]
     Failed(String),

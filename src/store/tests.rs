@@ -48,6 +48,18 @@ async fn writes_compare_before_they_swap() {
 }
 
 #[tokio::test]
+async fn a_key_too_long_is_refused_to_its_writer_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let refused = store.write(&"k".repeat(MAX_KEY + 1), Expect::Absent, put("1")).await;
+    assert!(matches!(refused, Err(StoreError::LongKey)));
+    let longest = "k".repeat(MAX_KEY);
+    assert_eq!(store.write(&longest, Expect::Absent, put("1")).await.unwrap().revision(), 1);
+    drop(store);
+    assert!(open(dir.path()).get(&longest).is_some());
+}
+
+#[tokio::test]
 async fn of_many_writers_that_expect_the_same_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

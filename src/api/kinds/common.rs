@@ -2,6 +2,7 @@
 use super::{Kind, Sub};
 use crate::api::meta;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 
 /// Every verb of an ordinary resource, in discovery's order.
 pub const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -50,13 +51,16 @@ pub fn each_mut(value: &mut Value, path: &str, change: &mut dyn FnMut(&mut Value
     }
 }
 
-/// Sets those of the fields of `defaults` that are missing in the objects at `path`, as [`each_mut`] reads it.
+/// Sets those of the fields of `defaults` that are missing in the objects at `path`, as [`each_mut`] reads it. An empty text
+/// is a missing one: Go cannot tell them apart.
 pub fn fill(value: &mut Value, path: &str, defaults: Value) {
     let Value::Object(defaults) = defaults else { return };
     each_mut(value, path, &mut |found| {
         if let Some(map) = found.as_object_mut() {
             for (field, default) in &defaults {
-                map.entry(field).or_insert_with(|| default.clone());
+                if map.get(field).is_none_or(|was| *was == "") {
+                    map.insert(field.clone(), default.clone());
+                }
             }
         }
     });
@@ -90,6 +94,9 @@ pub fn prepare(kind: &Kind, new: &mut Value, old: Option<&Value>, sub: Sub) {
     map.insert("kind".into(), kind.kind.into());
     if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
         metadata.retain(|field, value| !(OMITTED_WHEN_EMPTY.contains(&field.as_str()) && is_empty(value)));
+    }
+    if !kind.namespaced {
+        meta::unset(new, "namespace");
     }
     let Some(old) = old else {
         for field in SYSTEM {
@@ -154,6 +161,9 @@ pub fn generation(kind: &Kind, new: &mut Value, old: Option<&Value>) {
         meta::set(new, "generation", meta::generation(old) + 1);
     }
 }
+
+/// What a Scale is made of. It is no row: it lies nowhere.
+pub static SCALE: LazyLock<Kind> = LazyLock::new(Kind::row::<k8s_openapi::api::autoscaling::v1::Scale>);
 
 /// The Scale object of a workload.
 pub fn scale_of(object: &Value) -> Value {

@@ -29,7 +29,7 @@ use std::any::TypeId;
 use std::sync::{LazyLock, OnceLock};
 
 pub use check::At;
-pub use common::scale_of;
+pub use common::{SCALE, scale_of};
 
 /// Which part of an object a request writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -48,8 +48,6 @@ fn name(kind: &Kind, metadata: &At) {
     metadata.form("name", form);
     if kind.namespaced {
         metadata.needs_form("namespace", names::dns_label);
-    } else if metadata.given("namespace").is_some_and(|namespace| namespace.value != "") {
-        metadata.child("namespace").forbidden("not allowed on this type");
     }
 }
 

@@ -24,6 +24,8 @@ pub fn merge(live: &Value, config: &Value, ty: Type) -> Value {
                 .into()
         }
         (live, Parts::Items(wanted, item)) => merge_items(live, &wanted, ty, item),
+        // Nothing said over something that falls apart: what is there stays, whoever owns it.
+        (live, Parts::Whole) if !matches!(fields::parts(live, ty), Parts::Whole) => live.clone(),
         (_, Parts::Whole) => config.clone(),
     }
 }

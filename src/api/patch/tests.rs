@@ -119,6 +119,42 @@ fn another_value_for_somebody_elses_field_is_a_conflict() {
 }
 
 #[test]
+fn an_empty_map_or_list_takes_nothing_from_others() {
+    let filled = |labels: Value, volumes: Value, container: Value| {
+        let mut container = container;
+        container["name"] = "a".into();
+        let mut object = deployment(json!({"template": {"spec": {"containers": [container], "volumes": volumes}}}));
+        object["metadata"]["labels"] = labels;
+        object
+    };
+    let volume = json!({"name": "v", "emptyDir": {}});
+    let container = json!({"env": [{"name": "E", "value": "1"}], "args": ["x"], "resources": {"limits": {"cpu": "1"}}});
+    let mut live = filled(json!({"x": "y"}), json!([volume]), container);
+    track(deployments(), None, &mut live, &writer("kubectl-create"));
+    let nothing = json!({"env": [], "resources": {}, "args": []});
+    let force = Writer { force: true, ..writer("me") };
+    let config = filled(json!({}), json!([]), nothing);
+    let applied = apply(deployments(), Some(&live), &config, &force).unwrap();
+    let mut want = live.clone();
+    want["spec"]["template"]["spec"]["containers"][0]["args"] = json!([]); // an atomic list is one value
+    assert_eq!((&applied["spec"], &applied["metadata"]["labels"]), (&want["spec"], &want["metadata"]["labels"]));
+    let fields = |object: &Value, of: &str| {
+        let owners = object["metadata"]["managedFields"].as_array().unwrap();
+        owners.iter().find(|o| o["manager"] == of).unwrap()["fieldsV1"].clone()
+    };
+    let mut theirs = fields(&live, "kubectl-create");
+    let containers = theirs.pointer_mut("/f:spec/f:template/f:spec/f:containers").unwrap();
+    containers["k:{\"name\":\"a\"}"].as_object_mut().unwrap().shift_remove("f:args");
+    assert_eq!(fields(&applied, "kubectl-create"), theirs);
+    // What the applier itself had goes when it says it has nothing.
+    let mine = filled(json!({"m": "n"}), json!([{"name": "w", "emptyDir": {}}]), json!({"env": [{"name": "F"}]}));
+    let both = apply(deployments(), Some(&live), &mine, &force).unwrap();
+    assert_eq!(both["metadata"]["labels"], json!({"x": "y", "m": "n"}));
+    let again = apply(deployments(), Some(&both), &config, &force).unwrap();
+    assert_eq!((&again["spec"], &again["metadata"]["labels"]), (&want["spec"], &want["metadata"]["labels"]));
+}
+
+#[test]
 fn a_field_two_appliers_share_stays_until_the_last_drops_it() {
     let both = deployment(json!({"replicas": 1, "paused": true}));
     let one = apply(deployments(), None, &both, &writer("one")).unwrap();
@@ -161,4 +197,38 @@ fn json_patches_test_before_they_change() {
     assert_eq!(json(&object, &json!([{"op": "add", "path": "/b", "value": 2}])).unwrap(), json!({"a": 1, "b": 2}));
     assert_eq!(json(&object, &json!([{"op": "test", "path": "/a", "value": 2}])).unwrap_err().code, 422);
     assert_eq!(merge(&object, &json!({"a": null, "c": 3})), json!({"c": 3}));
+}
+
+#[test]
+fn json_patches_stay_within_bounds() {
+    let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!({"x": inner}));
+    let deepest = |levels| "/x".repeat(levels);
+    let copies = |from: &str, path: &dyn Fn(usize) -> String, times: usize| {
+        (0..times).map(|n| json!({"op": "copy", "from": from, "path": path(n)})).collect::<Value>()
+    };
+    let object = json!({"a": {"k": "v".repeat(1000)}, "b": nested(40), "c": nested(40)});
+    let (too_deep, too_large) = (Some("exceeded max depth"), Some("exceeding the limit 3145728"));
+    for (what, patch, refused) in [
+        ("some copies", copies("/a", &|n| format!("/d{n}"), 100), None),
+        ("copies of copies", copies("/a", &|n| format!("/a/d{n}"), 40), too_large),
+        ("a copy into itself", copies("/b", &|_| format!("/b{}/y", deepest(39)), 12), too_deep),
+        (
+            "a move into another",
+            json!([{"op": "move", "from": "/b", "path": format!("/c{}/y", deepest(39))}]),
+            too_deep,
+        ),
+        (
+            "values in values",
+            json!([{"op": "add", "path": "/d", "value": nested(50)},
+            {"op": "replace", "path": format!("/d{}", deepest(50)), "value": nested(50)}]),
+            too_deep,
+        ),
+        ("a deep value", json!([{"op": "add", "path": "/d", "value": nested(50)}]), None),
+    ] {
+        let message = json(&object, &patch).err().map(|e| e.message);
+        assert_eq!(message.is_some(), refused.is_some(), "{what}: {message:?}");
+        assert!(message.unwrap_or_default().contains(refused.unwrap_or_default()), "{what}");
+    }
+    let second = json!([{"op": "add", "path": "/d", "value": 1}, {"op": "remove", "path": "/e"}]);
+    assert!(json(&object, &second).unwrap_err().message.contains("operation '/1' failed at path '/e'"));
 }

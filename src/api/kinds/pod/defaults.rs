@@ -69,6 +69,12 @@ fn container(container: &mut Value, host_network: bool) {
     fill(container, "env.*.valueFrom.fieldRef", json!({"apiVersion": "v1"}));
     let probe = json!({"timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3});
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        // Their 0 is Go's for “not said”. (That of the other numbers, which may be nil, is an amount.)
+        each_mut(container, field, &mut |found| {
+            if let Some(map) = found.as_object_mut() {
+                map.retain(|field, value| *value != 0 || probe.get(field).is_none());
+            }
+        });
         fill(container, field, probe.clone());
         handler(container, field);
     }
