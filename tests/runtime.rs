@@ -139,6 +139,13 @@ fn spec(args: &[&str], shm: &Path) -> Spec {
     .unwrap()
 }
 
+/// Change a container's specification as JSON.
+fn change(container: &mut ContainerSpec, how: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = serde_json::to_value(&container.spec).unwrap();
+    how(&mut value);
+    container.spec = serde_json::from_value(value).unwrap();
+}
+
 /// Text of a CRI log without its headers.
 fn said(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
@@ -285,6 +292,59 @@ async fn users_groups_read_only_root_and_volumes() {
     assert!(text.contains("\nout\n"));
     assert!(text.ends_with("shared\n"));
     assert!(!Path::new("/etc/inside").exists());
+}
+
+/// CVE-2024-21626: a descriptor the runtime has open, as a working directory, is a way to the host.
+#[tokio::test]
+async fn no_path_leads_out_through_a_magic_link() {
+    let bed = Bed::new();
+    bed.runtime.create(&bed.sandbox("a")).await.unwrap();
+    let links = (3..24).map(|n| format!("/proc/self/fd/{n}")).chain(["/proc/self/cwd".into(), "/link/made".into()]);
+    fs::create_dir(bed.path("outside")).unwrap();
+    symlink("/proc/1/root/tmp", bed.path("layer/link")).unwrap();
+    for (attempt, link) in links.enumerate() {
+        let mut container = bed.container("a", "main", attempt as u32, "cat ../../../../etc/hostname");
+        change(&mut container, |spec| spec["process"]["cwd"] = json!(link));
+        let started = bed.runtime.start("a", &container).await;
+        assert!(matches!(started, Err(Error::Start { code: 128, .. })), "{link}: {started:?}");
+    }
+    // Nor does a mount point.
+    let mut container = bed.container("a", "main", 100, "true");
+    change(&mut container, |spec| {
+        let mount = json!({ "destination": "/link/made/file", "type": "bind", "source": bed.path("outside"), "options": ["bind"] });
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    let started = bed.runtime.start("a", &container).await;
+    assert!(matches!(started, Err(Error::Start { code: 128, .. })), "{started:?}");
+    bed.runtime.destroy("a").await.unwrap();
+}
+
+/// Between the change of its user and exec, a program has no more privileges than those already in the container.
+#[tokio::test]
+async fn nobody_in_the_container_looks_into_a_program_on_its_way() {
+    let bed = Bed::new();
+    bed.runtime.create(&bed.sandbox("a")).await.unwrap();
+    let mut events = bed.runtime.subscribe();
+    // Who has no HOME is looked up in a file, and that takes as long as the file lets it.
+    let script = "busybox rm /etc/passwd; busybox mkfifo /etc/passwd; echo there
+        while :; do for p in /proc/[0-9]*; do
+            if grep -q coracle $p/comm && grep -q 'CapEff:.00000000000004e1' $p/status; then
+                cat $p/environ $p/exe $p/root/etc/plain $p/fd/0 2>&1 >/dev/null; echo > /etc/passwd; exit; fi
+        done; done 2>/dev/null";
+    let mut container = bed.container("a", "main", 0, script);
+    let log = container.log.clone();
+    fs::write(bed.path("layer/etc/passwd"), "").unwrap();
+    change(&mut container, |spec| spec["process"]["env"] = json!(["PATH=/bin"]));
+    bed.runtime.start("a", &container).await.unwrap();
+    until("the file is a pipe", || said(&log).starts_with("there")).await;
+    // The container ends first or the program does.
+    bed.runtime.exec_sync("a", &exec(&["true"]), PATIENCE, 10).await.ok();
+    exited(&mut events, "main", 0).await;
+    let text = said(&log);
+    eprintln!("{text}");
+    assert_eq!(text.lines().filter(|l| l.contains("ermission denied")).count(), 4, "{text}");
+    assert_eq!(text.lines().count(), 5, "{text}");
+    bed.runtime.destroy("a").await.unwrap();
 }
 
 #[tokio::test]

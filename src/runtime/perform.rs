@@ -58,10 +58,7 @@ fn one(step: &Step, sys: &mut dyn Sys, context: &mut Context<'_>) -> io::Result<
             Ok(())
         }
         Step::Stdio(uid) => sys.own_stdio(*uid),
-        Step::Directory(path) => {
-            sys.make_dir(path, 0o755)?;
-            sys.change_dir(path)
-        }
+        Step::Directory(path) => sys.change_dir(path, 0o755),
         Step::User { .. } => become_user(step, sys),
         Step::DieWithShim => sys.die_with_parent(),
         Step::NoNewPrivileges => sys.no_new_privs(),

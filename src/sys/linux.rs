@@ -1,11 +1,11 @@
 //! The real door.
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use caps::{CapSet, CapsHashSet};
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod, umask};
-use nix::unistd::{Gid, Uid, dup2, execve, fchown, pivot_root, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, dup2, execve, fchdir, fchown, pivot_root, setgroups, setresgid, setresuid, setsid};
 
 use super::{CapSets, Device, DeviceKind, MountAttr, Sys};
 
@@ -82,7 +82,7 @@ impl Sys for Linux {
     }
 
     fn make_dir(&mut self, path: &Path, mode: u32) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(mode).create(path)
+        super::make_dirs(path, mode).map(drop)
     }
 
     fn make_file(&mut self, path: &Path) -> io::Result<()> {
@@ -92,7 +92,7 @@ impl Sys for Linux {
         if let Some(parent) = path.parent() {
             self.make_dir(parent, 0o755)?;
         }
-        OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop)
+        super::make_file(path)
     }
 
     fn make_node(&mut self, path: &Path, device: Device) -> io::Result<()> {
@@ -160,8 +160,8 @@ impl Sys for Linux {
         Ok(())
     }
 
-    fn change_dir(&mut self, path: &Path) -> io::Result<()> {
-        std::env::set_current_dir(path)
+    fn change_dir(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        Ok(fchdir(super::make_dirs(path, mode)?.as_raw_fd())?)
     }
 
     fn set_umask(&mut self, mask: u32) -> io::Result<()> {

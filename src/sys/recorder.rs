@@ -92,8 +92,8 @@ impl Sys for Recorder {
     fn own_stdio(&mut self, uid: u32) -> io::Result<()> {
         self.note(format!("fchown 0,1,2 to {uid}"))
     }
-    fn change_dir(&mut self, path: &Path) -> io::Result<()> {
-        self.note(format!("chdir {}", path.display()))
+    fn change_dir(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        self.note(format!("chdir {} {mode:o}", path.display()))
     }
     fn set_umask(&mut self, mask: u32) -> io::Result<()> {
         self.note(format!("umask {mask:o}"))
