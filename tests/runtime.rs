@@ -348,6 +348,43 @@ async fn nobody_in_the_container_looks_into_a_program_on_its_way() {
 }
 
 #[tokio::test]
+async fn a_volume_at_dev_is_left_alone_and_masks_nothing() {
+    let bed = Bed::new();
+    let volume = bed.path("volume");
+    fs::create_dir(&volume).unwrap();
+    symlink("/proc/sys/kernel/core_pattern", volume.join("null")).unwrap();
+    let look = "ls /dev | tr '\\n' ' '; echo; cat /proc/timer_list | wc -c; ls -l /proc/timer_list";
+    for (id, fresh, source, dev) in [
+        // The second time it is the one of before.
+        ("a", true, volume.as_path(), "null \n"),
+        ("b", true, volume.as_path(), "null \n"),
+        ("c", false, volume.as_path(), "mqueue null pts shm \n"),
+        ("d", true, Path::new("/dev"), ""),
+    ] {
+        let mounted = |c: &mut ContainerSpec| {
+            change(c, |spec| {
+                let mounts = spec["mounts"].as_array_mut().unwrap();
+                let at = mounts.iter().position(|m| m["destination"] == "/dev").unwrap();
+                let bind =
+                    json!({ "destination": "/dev", "type": "bind", "source": source, "options": ["rbind", "rw"] });
+                match fresh {
+                    true => mounts.push(bind),
+                    false => mounts[at] = bind,
+                }
+            });
+        };
+        let (text, exit) = bed.run(id, mounted, look).await;
+        eprintln!("{id}: {text}");
+        assert_eq!(exit.code, 0);
+        assert!(text.starts_with(dev) && text.contains("\n0\nc"), "{id}: {text}");
+    }
+    // One device of the host's over one of ours.
+    let over = json!({ "destination": "/dev/null", "type": "bind", "source": "/dev/zero", "options": ["bind"] });
+    let mounted = |c: &mut ContainerSpec| change(c, |spec| spec["mounts"].as_array_mut().unwrap().push(over));
+    assert_eq!(bed.run("e", mounted, "head -c 7 /dev/null | wc -c").await.0, "7\n");
+}
+
+#[tokio::test]
 async fn memory_over_the_limit_is_137_and_said_so() {
     let bed = Bed::new();
     let (_, exit) = bed

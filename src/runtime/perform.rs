@@ -112,7 +112,7 @@ fn file_step(step: &Step, sys: &mut dyn Sys) -> io::Result<()> {
         }
         Step::Node { path, device } => sys.make_node(path, *device),
         Step::Link { path, target } => sys.symlink(target, path),
-        Step::Mask(path) => if_there(mask(sys, path)),
+        Step::Mask { slot, path } => if_there(mask(sys, *slot, path)),
         Step::ReadOnly(path) => if_there(read_only(sys, path)),
         Step::ReadOnlyRoot => sys.mount_attr(Path::new("/"), RDONLY),
         _ => Ok(()), // `one` performs the others
@@ -139,10 +139,11 @@ fn if_there(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// A file is covered by `/dev/null`, a directory by an empty read-only file system.
-fn mask(sys: &mut dyn Sys, path: &Path) -> io::Result<()> {
-    match sys.mount(Path::new("/dev/null"), path, "", MsFlags::MS_BIND, "") {
-        Err(e) if e.raw_os_error() == Some(libc::ENOTDIR) => {
+/// A file is covered by the host's `/dev/null`, a directory (where no file can be attached) by an empty read-only file
+/// system.
+fn mask(sys: &mut dyn Sys, slot: usize, path: &Path) -> io::Result<()> {
+    match sys.attach(slot, path) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
             sys.mount(Path::new("tmpfs"), path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")
         }
         other => other,
