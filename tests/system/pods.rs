@@ -298,6 +298,14 @@ fn security(cluster: &Cluster) {
     // Making a node for the host's disk is allowed, as everywhere; looking into it is not.
     let disk = space.sh("caps", "mknod /tmp/disk b 254 0 && head -c1 /tmp/disk").bad();
     assert!(disk.contains("Operation not permitted"), "{disk}");
+    // A network shared with the node is no way to the file systems below the host's /sys.
+    space.apply(&pod("net", json!({}), json!({"hostNetwork": true})).to_string());
+    space.ready("net");
+    let sys =
+        space.sh("net", "grep ' /sys/[km]' /proc/mounts; ls /sys/class/net | wc -l; grep -c : /proc/net/dev").good();
+    let counts: Vec<&str> = sys.lines().collect();
+    assert!(counts.len() == 2 && counts[0] == counts[1], "{sys}");
+    assert!(space.sh("net", "ls /sys/fs/cgroup").good().lines().count() > 1);
     // An image whose user is root is refused where runAsNonRoot is asked for.
     space.apply(&pod("rooted", json!({"securityContext": {"runAsNonRoot": true}}), json!({})).to_string());
     space.wait_value("pod/rooted", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");
