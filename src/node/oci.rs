@@ -10,7 +10,10 @@ use crate::{image::Image, runtime::seccomp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const MASKED: &[&str] = &[
@@ -186,7 +189,10 @@ fn mounts(binds: &[Bind], privileged: bool) -> Vec<Value> {
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
             "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
     ];
-    mounts.extend(binds.iter().map(|bind| {
+    // A volume at /dev comes before what is mounted in it. A read-only one cannot: mount points are to be made there.
+    let mut binds: Vec<&Bind> = binds.iter().collect();
+    binds.sort_by_key(|bind| bind.read_only || Path::new(&bind.to) != Path::new("/dev"));
+    mounts.extend(binds.into_iter().map(|bind| {
         let propagation = match bind.propagation {
             "HostToContainer" => "rslave",
             "Bidirectional" => "rshared",

@@ -238,6 +238,20 @@ fn volumes(cluster: &Cluster) {
         let said = space.sh("box", "cat /conf/key; cat /scratch/file");
         (said.ok && said.out == "newkept\n").then_some(())
     });
+    // A volume instead of the usual /dev, with what belongs in there all the same.
+    for (name, volume, there) in [
+        ("dev-host", json!({"name": "dev", "hostPath": {"path": "/dev"}}), "fd full null shm stdin zero"),
+        ("dev-empty", json!({"name": "dev", "emptyDir": {}}), "shm termination-log"),
+    ] {
+        let container = json!({"volumeMounts": [{"name": "dev", "mountPath": "/dev"}]});
+        space.apply(&pod(name, container, json!({"volumes": [volume]})).to_string());
+        space.ready(name);
+        let all = space.sh(name, "ls /dev").good();
+        let found: Vec<&str> = all.lines().collect();
+        assert!(there.split(' ').all(|device| found.contains(&device)), "{name}: {all}");
+        assert!(found.len() == 2 || name == "dev-host", "{name}: {all}");
+        space.sh(name, "touch /dev/shm/x; grep -q ' /dev/shm tmpfs' /proc/mounts").good();
+    }
     let token = space.sh("box", "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace; test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo; ls /var/run/secrets/kubernetes.io/serviceaccount").good();
     assert_eq!(token, "volumes\nca.crt\nnamespace\ntoken\n");
 }
