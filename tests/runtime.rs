@@ -385,6 +385,21 @@ async fn a_volume_at_dev_is_left_alone_and_masks_nothing() {
 }
 
 #[tokio::test]
+async fn as_many_layers_as_the_kernel_takes() {
+    let bed = Bed::new();
+    // As long as the names of the image store.
+    let layers: Vec<PathBuf> = (0..400).map(|n| bed.path(&format!("layers/{n:064}"))).collect();
+    for (n, layer) in layers.iter().enumerate() {
+        fs::create_dir_all(layer).unwrap();
+        fs::write(layer.join(format!("layer{n}")), "").unwrap();
+        fs::write(layer.join("top"), n.to_string()).unwrap();
+    }
+    let stack = |c: &mut ContainerSpec| c.lower.splice(0..0, layers.clone()).for_each(drop);
+    let (text, _) = bed.run("a", stack, "cat /top; echo; ls / | grep -c layer; touch /new && ls /new").await;
+    assert_eq!(text, "0\n400\n/new\n");
+}
+
+#[tokio::test]
 async fn memory_over_the_limit_is_137_and_said_so() {
     let bed = Bed::new();
     let (_, exit) = bed

@@ -87,10 +87,7 @@ fn degrade<'a>(
 fn file_step(step: &Step, sys: &mut dyn Sys) -> io::Result<()> {
     match step {
         Step::SlaveMounts => sys.slave_mounts(),
-        Step::Overlay { lower, upper, work, root } => {
-            let data = overlay_options(lower, upper, work);
-            sys.mount(Path::new("overlay"), root, "overlay", MsFlags::empty(), &data)
-        }
+        Step::Overlay { lower, upper, work, root } => sys.overlay(lower, &overlay_options(upper, work), root),
         Step::PlainRoot { root } => {
             // Slot numbers of the plan start at 0 and are few.
             sys.bind_tree(usize::MAX, root, true)?;
@@ -157,10 +154,9 @@ fn read_only(sys: &mut dyn Sys, path: &Path) -> io::Result<()> {
 
 /// `volatile`: the writable layer dies with the container, so nobody must wait for it to reach the disk at unmount
 /// (the kernel would sync the whole file system below).
-fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path) -> String {
+fn overlay_options(upper: &Path, work: &Path) -> String {
     let escape = |p: &Path| p.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
-    let lower: Vec<String> = lower.iter().map(|p| escape(p)).collect();
-    format!("lowerdir={},upperdir={},workdir={},volatile", lower.join(":"), escape(upper), escape(work))
+    format!("upperdir={},workdir={},volatile", escape(upper), escape(work))
 }
 
 /// Capabilities last, for changing the user changes them; the bounding set first, while we still may.

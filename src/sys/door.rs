@@ -1,7 +1,7 @@
 //! The door: everything a container's set-up asks of the kernel, as a trait.
 use std::ffi::CString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use nix::sys::resource::Resource;
@@ -45,6 +45,8 @@ pub trait Sys {
     fn slave_mounts(&mut self) -> io::Result<()>;
     /// `mount(2)`.
     fn mount(&mut self, source: &Path, target: &Path, fstype: &str, flags: MsFlags, data: &str) -> io::Result<()>;
+    /// Mount an overlay of the directories `lower`, top first; `data` is the rest of its options.
+    fn overlay(&mut self, lower: &[PathBuf], data: &str, root: &Path) -> io::Result<()>;
     /// Copy the tree at `source` and keep it under a number until [`Sys::attach`].
     fn bind_tree(&mut self, slot: usize, source: &Path, recursive: bool) -> io::Result<()>;
     /// Flags of a kept tree.

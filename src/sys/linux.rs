@@ -1,12 +1,12 @@
 //! The real door.
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, CapsHashSet};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -47,6 +47,16 @@ impl Sys for Linux {
     fn mount(&mut self, source: &Path, target: &Path, fstype: &str, flags: MsFlags, data: &str) -> io::Result<()> {
         let data = (!data.is_empty()).then_some(data);
         Ok(mount(Some(source), target, Some(fstype), flags, data)?)
+    }
+
+    fn overlay(&mut self, lower: &[PathBuf], data: &str, root: &Path) -> io::Result<()> {
+        // Options have one page: few dozens of layers fit in as paths, as many as the kernel allows as numbers here.
+        let layers = lower.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
+        let names: Vec<String> = layers.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+        std::env::set_current_dir("/proc/self/fd")?;
+        let data = format!("lowerdir={},{data}", names.join(":"));
+        self.mount(Path::new("overlay"), root, "overlay", MsFlags::empty(), &data)?;
+        std::env::set_current_dir("/")
     }
 
     fn bind_tree(&mut self, slot: usize, source: &Path, recursive: bool) -> io::Result<()> {
