@@ -139,6 +139,13 @@ fn spec(args: &[&str], shm: &Path) -> Spec {
     .unwrap()
 }
 
+/// Change a container's specification as JSON.
+fn change(container: &mut ContainerSpec, how: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = serde_json::to_value(&container.spec).unwrap();
+    how(&mut value);
+    container.spec = serde_json::from_value(value).unwrap();
+}
+
 /// Text of a CRI log without its headers.
 fn said(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
@@ -285,6 +292,111 @@ async fn users_groups_read_only_root_and_volumes() {
     assert!(text.contains("\nout\n"));
     assert!(text.ends_with("shared\n"));
     assert!(!Path::new("/etc/inside").exists());
+}
+
+/// CVE-2024-21626: a descriptor the runtime has open, as a working directory, is a way to the host.
+#[tokio::test]
+async fn no_path_leads_out_through_a_magic_link() {
+    let bed = Bed::new();
+    bed.runtime.create(&bed.sandbox("a")).await.unwrap();
+    let links = (3..24).map(|n| format!("/proc/self/fd/{n}")).chain(["/proc/self/cwd".into(), "/link/made".into()]);
+    fs::create_dir(bed.path("outside")).unwrap();
+    symlink("/proc/1/root/tmp", bed.path("layer/link")).unwrap();
+    for (attempt, link) in links.enumerate() {
+        let mut container = bed.container("a", "main", attempt as u32, "cat ../../../../etc/hostname");
+        change(&mut container, |spec| spec["process"]["cwd"] = json!(link));
+        let started = bed.runtime.start("a", &container).await;
+        assert!(matches!(started, Err(Error::Start { code: 128, .. })), "{link}: {started:?}");
+    }
+    // Nor does a mount point.
+    let mut container = bed.container("a", "main", 100, "true");
+    change(&mut container, |spec| {
+        let mount = json!({ "destination": "/link/made/file", "type": "bind", "source": bed.path("outside"), "options": ["bind"] });
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    let started = bed.runtime.start("a", &container).await;
+    assert!(matches!(started, Err(Error::Start { code: 128, .. })), "{started:?}");
+    bed.runtime.destroy("a").await.unwrap();
+}
+
+/// Between the change of its user and exec, a program has no more privileges than those already in the container.
+#[tokio::test]
+async fn nobody_in_the_container_looks_into_a_program_on_its_way() {
+    let bed = Bed::new();
+    bed.runtime.create(&bed.sandbox("a")).await.unwrap();
+    let mut events = bed.runtime.subscribe();
+    // Who has no HOME is looked up in a file, and that takes as long as the file lets it.
+    let script = "busybox rm /etc/passwd; busybox mkfifo /etc/passwd; echo there
+        while :; do for p in /proc/[0-9]*; do
+            if grep -q coracle $p/comm && grep -q 'CapEff:.00000000000004e1' $p/status; then
+                cat $p/environ $p/exe $p/root/etc/plain $p/fd/0 2>&1 >/dev/null; echo > /etc/passwd; exit; fi
+        done; done 2>/dev/null";
+    let mut container = bed.container("a", "main", 0, script);
+    let log = container.log.clone();
+    fs::write(bed.path("layer/etc/passwd"), "").unwrap();
+    change(&mut container, |spec| spec["process"]["env"] = json!(["PATH=/bin"]));
+    bed.runtime.start("a", &container).await.unwrap();
+    until("the file is a pipe", || said(&log).starts_with("there")).await;
+    // The container ends first or the program does.
+    bed.runtime.exec_sync("a", &exec(&["true"]), PATIENCE, 10).await.ok();
+    exited(&mut events, "main", 0).await;
+    let text = said(&log);
+    eprintln!("{text}");
+    assert_eq!(text.lines().filter(|l| l.contains("ermission denied")).count(), 4, "{text}");
+    assert_eq!(text.lines().count(), 5, "{text}");
+    bed.runtime.destroy("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_at_dev_is_left_alone_and_masks_nothing() {
+    let bed = Bed::new();
+    let volume = bed.path("volume");
+    fs::create_dir(&volume).unwrap();
+    symlink("/proc/sys/kernel/core_pattern", volume.join("null")).unwrap();
+    let look = "ls /dev | tr '\\n' ' '; echo; cat /proc/timer_list | wc -c; ls -l /proc/timer_list";
+    for (id, fresh, source, dev) in [
+        // The second time it is the one of before.
+        ("a", true, volume.as_path(), "null \n"),
+        ("b", true, volume.as_path(), "null \n"),
+        ("c", false, volume.as_path(), "mqueue null pts shm \n"),
+        ("d", true, Path::new("/dev"), ""),
+    ] {
+        let mounted = |c: &mut ContainerSpec| {
+            change(c, |spec| {
+                let mounts = spec["mounts"].as_array_mut().unwrap();
+                let at = mounts.iter().position(|m| m["destination"] == "/dev").unwrap();
+                let bind =
+                    json!({ "destination": "/dev", "type": "bind", "source": source, "options": ["rbind", "rw"] });
+                match fresh {
+                    true => mounts.push(bind),
+                    false => mounts[at] = bind,
+                }
+            });
+        };
+        let (text, exit) = bed.run(id, mounted, look).await;
+        eprintln!("{id}: {text}");
+        assert_eq!(exit.code, 0);
+        assert!(text.starts_with(dev) && text.contains("\n0\nc"), "{id}: {text}");
+    }
+    // One device of the host's over one of ours.
+    let over = json!({ "destination": "/dev/null", "type": "bind", "source": "/dev/zero", "options": ["bind"] });
+    let mounted = |c: &mut ContainerSpec| change(c, |spec| spec["mounts"].as_array_mut().unwrap().push(over));
+    assert_eq!(bed.run("e", mounted, "head -c 7 /dev/null | wc -c").await.0, "7\n");
+}
+
+#[tokio::test]
+async fn as_many_layers_as_the_kernel_takes() {
+    let bed = Bed::new();
+    // As long as the names of the image store.
+    let layers: Vec<PathBuf> = (0..400).map(|n| bed.path(&format!("layers/{n:064}"))).collect();
+    for (n, layer) in layers.iter().enumerate() {
+        fs::create_dir_all(layer).unwrap();
+        fs::write(layer.join(format!("layer{n}")), "").unwrap();
+        fs::write(layer.join("top"), n.to_string()).unwrap();
+    }
+    let stack = |c: &mut ContainerSpec| c.lower.splice(0..0, layers.clone()).for_each(drop);
+    let (text, _) = bed.run("a", stack, "cat /top; echo; ls / | grep -c layer; touch /new && ls /new").await;
+    assert_eq!(text, "0\n400\n/new\n");
 }
 
 #[tokio::test]

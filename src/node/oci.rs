@@ -10,7 +10,10 @@ use crate::{image::Image, runtime::seccomp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const MASKED: &[&str] = &[
@@ -94,7 +97,7 @@ pub fn spec(inputs: &Inputs<'_>) -> Result<Spec, String> {
             "oomScoreAdj": resources::oom_score_adj(pod, container, inputs.facts.memory),
         },
         "root": {"path": "rootfs", "readonly": read_only},
-        "mounts": mounts(inputs.binds, privileged, spec::host_network(pod)),
+        "mounts": mounts(inputs.binds, privileged),
         "annotations": {IMAGE: image.reference, IMAGE_ID: image.id},
         "linux": {
             "resources": resources::container(container, inputs.memory_qos.then_some(inputs.facts.memory)),
@@ -170,9 +173,12 @@ fn variables(
     lines
 }
 
-fn mounts(binds: &[Bind], privileged: bool, host_network: bool) -> Vec<Value> {
+fn mounts(binds: &[Bind], privileged: bool) -> Vec<Value> {
     let access = if privileged { "rw" } else { "ro" };
     let mut mounts = vec![
+        // Also in the host's network: the host's own comes with debugfs, tracefs and bpffs below it.
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", access]}),
         json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
@@ -183,16 +189,10 @@ fn mounts(binds: &[Bind], privileged: bool, host_network: bool) -> Vec<Value> {
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
             "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
     ];
-    let sys = match host_network {
-        // The kernel shows a network's devices in a sysfs only to the owner of that network.
-        true => json!({"destination": "/sys", "type": "bind", "source": "/sys",
-                "options": ["rbind", "nosuid", "noexec", "nodev", access]}),
-        false => json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
-                "options": ["nosuid", "noexec", "nodev", access]}),
-    };
-    // Before what is mounted below it.
-    mounts.insert(0, sys);
-    mounts.extend(binds.iter().map(|bind| {
+    // A volume at /dev comes before what is mounted in it. A read-only one cannot: mount points are to be made there.
+    let mut binds: Vec<&Bind> = binds.iter().collect();
+    binds.sort_by_key(|bind| bind.read_only || Path::new(&bind.to) != Path::new("/dev"));
+    mounts.extend(binds.into_iter().map(|bind| {
         let propagation = match bind.propagation {
             "HostToContainer" => "rslave",
             "Bidirectional" => "rshared",

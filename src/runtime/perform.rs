@@ -58,10 +58,7 @@ fn one(step: &Step, sys: &mut dyn Sys, context: &mut Context<'_>) -> io::Result<
             Ok(())
         }
         Step::Stdio(uid) => sys.own_stdio(*uid),
-        Step::Directory(path) => {
-            sys.make_dir(path, 0o755)?;
-            sys.change_dir(path)
-        }
+        Step::Directory(path) => sys.change_dir(path, 0o755),
         Step::User { .. } => become_user(step, sys),
         Step::DieWithShim => sys.die_with_parent(),
         Step::NoNewPrivileges => sys.no_new_privs(),
@@ -90,10 +87,7 @@ fn degrade<'a>(
 fn file_step(step: &Step, sys: &mut dyn Sys) -> io::Result<()> {
     match step {
         Step::SlaveMounts => sys.slave_mounts(),
-        Step::Overlay { lower, upper, work, root } => {
-            let data = overlay_options(lower, upper, work);
-            sys.mount(Path::new("overlay"), root, "overlay", MsFlags::empty(), &data)
-        }
+        Step::Overlay { lower, upper, work, root } => sys.overlay(lower, &overlay_options(upper, work), root),
         Step::PlainRoot { root } => {
             // Slot numbers of the plan start at 0 and are few.
             sys.bind_tree(usize::MAX, root, true)?;
@@ -115,7 +109,7 @@ fn file_step(step: &Step, sys: &mut dyn Sys) -> io::Result<()> {
         }
         Step::Node { path, device } => sys.make_node(path, *device),
         Step::Link { path, target } => sys.symlink(target, path),
-        Step::Mask(path) => if_there(mask(sys, path)),
+        Step::Mask { slot, path } => if_there(mask(sys, *slot, path)),
         Step::ReadOnly(path) => if_there(read_only(sys, path)),
         Step::ReadOnlyRoot => sys.mount_attr(Path::new("/"), RDONLY),
         _ => Ok(()), // `one` performs the others
@@ -142,10 +136,11 @@ fn if_there(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// A file is covered by `/dev/null`, a directory by an empty read-only file system.
-fn mask(sys: &mut dyn Sys, path: &Path) -> io::Result<()> {
-    match sys.mount(Path::new("/dev/null"), path, "", MsFlags::MS_BIND, "") {
-        Err(e) if e.raw_os_error() == Some(libc::ENOTDIR) => {
+/// A file is covered by the host's `/dev/null`, a directory (where no file can be attached) by an empty read-only file
+/// system.
+fn mask(sys: &mut dyn Sys, slot: usize, path: &Path) -> io::Result<()> {
+    match sys.attach(slot, path) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
             sys.mount(Path::new("tmpfs"), path, "tmpfs", MsFlags::MS_RDONLY, "size=0k")
         }
         other => other,
@@ -159,10 +154,9 @@ fn read_only(sys: &mut dyn Sys, path: &Path) -> io::Result<()> {
 
 /// `volatile`: the writable layer dies with the container, so nobody must wait for it to reach the disk at unmount
 /// (the kernel would sync the whole file system below).
-fn overlay_options(lower: &[PathBuf], upper: &Path, work: &Path) -> String {
+fn overlay_options(upper: &Path, work: &Path) -> String {
     let escape = |p: &Path| p.to_string_lossy().replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,");
-    let lower: Vec<String> = lower.iter().map(|p| escape(p)).collect();
-    format!("lowerdir={},upperdir={},workdir={},volatile", lower.join(":"), escape(upper), escape(work))
+    format!("upperdir={},workdir={},volatile", escape(upper), escape(work))
 }
 
 /// Capabilities last, for changing the user changes them; the bounding set first, while we still may.

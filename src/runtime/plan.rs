@@ -8,7 +8,7 @@ use oci_spec::runtime::{Capability, LinuxDevice, LinuxDeviceType, LinuxNamespace
 use super::cgroup::Layout;
 use super::step::Step;
 use super::types::{ContainerSpec, Error, Result};
-use crate::sys::{CapSets, Device, DeviceKind};
+use crate::sys::{CapSets, Device, DeviceKind, MountAttr};
 
 /// Special files every container has: name, major, minor.
 const DEVICES: &[(&str, u64, u64)] =
@@ -59,11 +59,19 @@ pub fn plan(container: &ContainerSpec, cgroup: &str, layout: &Layout) -> Result<
     let root = root(container, &mut steps)?;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let (before, after) = super::mounts::plan(mounts, layout)?;
+    let (nulls, hidden) = hidden(spec, before.len());
     steps.extend(before);
+    steps.extend(nulls);
     steps.push(Step::Pivot { root });
-    steps.extend(after);
-    steps.extend(devices(spec));
-    steps.extend(hidden(spec));
+    for step in after {
+        let fresh =
+            matches!(&step, Step::Mount { fstype, target, .. } if fstype == "tmpfs" && target == Path::new("/dev"));
+        steps.push(step);
+        if fresh {
+            steps.extend(devices(spec));
+        }
+    }
+    steps.extend(hidden);
     steps.push(directory(process)); // while it can still be made
     if spec.root().as_ref().and_then(|r| r.readonly()) == Some(true) {
         steps.push(Step::ReadOnlyRoot);
@@ -127,16 +135,9 @@ fn root(container: &ContainerSpec, steps: &mut Vec<Step>) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// `/dev` is filled if the spec mounts a fresh one; one that comes from the host is full.
+/// What a fresh `/dev` is filled with, at once: a volume may come on top of it or of something in it, and what others can
+/// change at the same time is no place to make devices in.
 fn devices(spec: &Spec) -> Vec<Step> {
-    let fresh = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .any(|m| m.destination() == Path::new("/dev") && m.typ().as_deref() == Some("tmpfs"));
-    if !fresh {
-        return Vec::new();
-    }
     let dev = |name: &str| Path::new("/dev").join(name);
     let mut steps: Vec<Step> = DEVICES
         .iter()
@@ -171,13 +172,18 @@ fn node(device: &LinuxDevice) -> Step {
     }
 }
 
-fn hidden(spec: &Spec) -> Vec<Step> {
+/// Steps before the root is changed (a `/dev/null` for each masked path, from slot `first` on) and after it.
+fn hidden(spec: &Spec, first: usize) -> (Vec<Step>, Vec<Step>) {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
     let Some(linux) = spec.linux() else {
-        return Vec::new();
+        return (before, after);
     };
-    let masked = linux.masked_paths().iter().flatten();
-    let read_only = linux.readonly_paths().iter().flatten();
-    masked.map(|p| Step::Mask(p.into())).chain(read_only.map(|p| Step::ReadOnly(p.into()))).collect()
+    for (slot, path) in (first..).zip(linux.masked_paths().iter().flatten()) {
+        before.push(Step::Take { slot, source: "/dev/null".into(), recursive: false, attr: MountAttr::default() });
+        after.push(Step::Mask { slot, path: path.into() });
+    }
+    after.extend(linux.readonly_paths().iter().flatten().map(|p| Step::ReadOnly(p.into())));
+    (before, after)
 }
 
 /// From the finished file system to the program. Without `no_new_privs` the seccomp filter must go in while we still have

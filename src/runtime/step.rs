@@ -38,8 +38,9 @@ pub enum Step {
     Node { path: PathBuf, device: Device },
     /// A symbolic link.
     Link { path: PathBuf, target: PathBuf },
-    /// Make a file or directory of the kernel's unreadable, if it is there.
-    Mask(PathBuf),
+    /// Make a file or directory of the kernel's unreadable, if it is there. The `/dev/null` for that was taken before:
+    /// the container's own may be one that others can replace.
+    Mask { slot: usize, path: PathBuf },
     /// Make a file or directory of the kernel's read-only, if it is there.
     ReadOnly(PathBuf),
     /// The root file system read-only.
@@ -128,7 +129,7 @@ impl Step {
             Step::Link { path, target } => {
                 write!(f, "link {} -> {}", path.display(), target.display())
             }
-            Step::Mask(path) => write!(f, "mask {}", path.display()),
+            Step::Mask { path, .. } => write!(f, "mask {}", path.display()),
             Step::ReadOnly(path) => write!(f, "read-only {}", path.display()),
             _ => Ok(()), // `fmt` says the others
         }

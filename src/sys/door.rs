@@ -1,7 +1,7 @@
 //! The door: everything a container's set-up asks of the kernel, as a trait.
 use std::ffi::CString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use nix::sys::resource::Resource;
@@ -45,6 +45,8 @@ pub trait Sys {
     fn slave_mounts(&mut self) -> io::Result<()>;
     /// `mount(2)`.
     fn mount(&mut self, source: &Path, target: &Path, fstype: &str, flags: MsFlags, data: &str) -> io::Result<()>;
+    /// Mount an overlay of the directories `lower`, top first; `data` is the rest of its options.
+    fn overlay(&mut self, lower: &[PathBuf], data: &str, root: &Path) -> io::Result<()>;
     /// Copy the tree at `source` and keep it under a number until [`Sys::attach`].
     fn bind_tree(&mut self, slot: usize, source: &Path, recursive: bool) -> io::Result<()>;
     /// Flags of a kept tree.
@@ -57,7 +59,7 @@ pub trait Sys {
     fn mount_attr(&mut self, path: &Path, attr: MountAttr) -> io::Result<()>;
     /// Make `root` this process' `/` and let go of everything that was mounted before.
     fn pivot_root(&mut self, root: &Path) -> io::Result<()>;
-    /// Make a directory and those above it; existing ones are fine.
+    /// Make a directory and those above it; existing ones are fine. Magic links on the way are not, here and below.
     fn make_dir(&mut self, path: &Path, mode: u32) -> io::Result<()>;
     /// Make an empty file (and the directories above it) unless there is something.
     fn make_file(&mut self, path: &Path) -> io::Result<()>;
@@ -79,8 +81,8 @@ pub trait Sys {
     fn open_terminal(&mut self, uid: u32) -> io::Result<Option<std::os::fd::OwnedFd>>;
     /// Give the standard streams to this user, who may want to open `/dev/stdout` anew.
     fn own_stdio(&mut self, uid: u32) -> io::Result<()>;
-    /// Working directory.
-    fn change_dir(&mut self, path: &Path) -> io::Result<()>;
+    /// Working directory, made like [`Sys::make_dir`] does.
+    fn change_dir(&mut self, path: &Path, mode: u32) -> io::Result<()>;
     /// File mode creation mask.
     fn set_umask(&mut self, mask: u32) -> io::Result<()>;
     /// User, group and supplementary groups; capabilities that are permitted stay so.

@@ -1,12 +1,12 @@
 //! The real door.
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, CapsHashSet};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknod, umask};
-use nix::unistd::{Gid, Uid, dup2, execve, fchown, pivot_root, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, dup2, execve, fchdir, fchown, pivot_root, setgroups, setresgid, setresuid, setsid};
 
 use super::{CapSets, Device, DeviceKind, MountAttr, Sys};
 
@@ -47,6 +47,16 @@ impl Sys for Linux {
     fn mount(&mut self, source: &Path, target: &Path, fstype: &str, flags: MsFlags, data: &str) -> io::Result<()> {
         let data = (!data.is_empty()).then_some(data);
         Ok(mount(Some(source), target, Some(fstype), flags, data)?)
+    }
+
+    fn overlay(&mut self, lower: &[PathBuf], data: &str, root: &Path) -> io::Result<()> {
+        // Options have one page: few dozens of layers fit in as paths, as many as the kernel allows as numbers here.
+        let layers = lower.iter().map(File::open).collect::<io::Result<Vec<_>>>()?;
+        let names: Vec<String> = layers.iter().map(|layer| layer.as_raw_fd().to_string()).collect();
+        std::env::set_current_dir("/proc/self/fd")?;
+        let data = format!("lowerdir={},{data}", names.join(":"));
+        self.mount(Path::new("overlay"), root, "overlay", MsFlags::empty(), &data)?;
+        std::env::set_current_dir("/")
     }
 
     fn bind_tree(&mut self, slot: usize, source: &Path, recursive: bool) -> io::Result<()> {
@@ -82,7 +92,7 @@ impl Sys for Linux {
     }
 
     fn make_dir(&mut self, path: &Path, mode: u32) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(mode).create(path)
+        super::make_dirs(path, mode).map(drop)
     }
 
     fn make_file(&mut self, path: &Path) -> io::Result<()> {
@@ -92,7 +102,7 @@ impl Sys for Linux {
         if let Some(parent) = path.parent() {
             self.make_dir(parent, 0o755)?;
         }
-        OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop)
+        super::make_file(path)
     }
 
     fn make_node(&mut self, path: &Path, device: Device) -> io::Result<()> {
@@ -160,8 +170,8 @@ impl Sys for Linux {
         Ok(())
     }
 
-    fn change_dir(&mut self, path: &Path) -> io::Result<()> {
-        std::env::set_current_dir(path)
+    fn change_dir(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        Ok(fchdir(super::make_dirs(path, mode)?.as_raw_fd())?)
     }
 
     fn set_umask(&mut self, mask: u32) -> io::Result<()> {

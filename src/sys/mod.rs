@@ -21,11 +21,14 @@ pub use bpf::attach_device_program;
 pub use door::{CapSets, Device, DeviceKind, Sys};
 pub use linux::Linux;
 pub use memory::{give_back_pages, memfd};
-pub use mount::{MountAttr, attr, bind_tree, is_dir, make_beneath, move_tree, open_beneath, set_attr, set_tree_attr};
+pub use mount::{
+    MountAttr, attr, bind_tree, is_dir, make_beneath, make_dirs, make_file, move_tree, open_beneath, set_attr,
+    set_tree_attr,
+};
 pub use netns::{in_netns, loopback_up};
 pub use process::{
-    Fork, clone_process, close_on_exec_from, default_signals, die_with_parent, ignore_signals, load_seccomp,
-    pidfd_open, pidfd_signal, reap,
+    Fork, clone_process, close_inherited, close_on_exec_from, default_signals, die_with_parent, ignore_signals,
+    load_seccomp, pidfd_open, pidfd_signal, reap,
 };
 pub use recorder::Recorder;
 pub use socket::{

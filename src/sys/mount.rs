@@ -58,7 +58,9 @@ fn path_arg(path: &Path) -> io::Result<CString> {
 }
 
 fn open_at(dir: RawFd, path: &Path, flags: OFlag, resolve: ResolveFlag) -> io::Result<File> {
-    let fd = openat2(dir, path, OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve))?;
+    let mode = if flags.contains(OFlag::O_CREAT) { 0o644 } else { 0 };
+    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(Mode::from_bits_truncate(mode)).resolve(resolve);
+    let fd = openat2(dir, path, how)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { File::from_raw_fd(fd) })
 }
@@ -74,6 +76,29 @@ pub fn make_beneath(dir: &File, name: &Path, mode: u32) -> io::Result<File> {
     let made = open_at(dir.as_raw_fd(), name, OFlag::O_DIRECTORY, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
     made.set_permissions(Permissions::from_mode(mode))?;
     Ok(made)
+}
+
+/// Finds (`O_PATH`) the directory at `path`; it and those above it are made where missing. No part of the path may be a
+/// magic link (`ELOOP`), as `/proc/<pid>/root` is one: those lead out of the container.
+pub fn make_dirs(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let open = || open_at(libc::AT_FDCWD, path, flags, ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    match (open(), path.parent()) {
+        (Err(e), Some(parent)) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = make_dirs(parent, mode)?;
+            let mode = Mode::from_bits_truncate(mode);
+            match path.file_name().map(|name| mkdirat(Some(parent.as_raw_fd()), name, mode)) {
+                Some(Err(e)) if e != Errno::EEXIST => Err(e.into()),
+                _ => open(),
+            }
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// Makes an empty file unless there is one. As for [`make_dirs`], no part of the path may be a magic link.
+pub fn make_file(path: &Path) -> io::Result<()> {
+    open_at(libc::AT_FDCWD, path, OFlag::O_WRONLY | OFlag::O_CREAT, ResolveFlag::RESOLVE_NO_MAGICLINKS).map(drop)
 }
 
 /// A private copy of what is mounted at `source` (a directory or a single file), attached nowhere yet. No part of the
@@ -139,6 +164,22 @@ pub fn is_dir(tree: BorrowedFd<'_>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_are_made_through_symlinks_but_not_through_magic_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+        make_dirs(&dir.path().join("real/a"), 0o755).unwrap();
+        make_dirs(&dir.path().join("link/b/../c"), 0o755).unwrap();
+        make_file(&dir.path().join("link/b/file")).unwrap();
+        assert!(dir.path().join("real/c").is_dir() && dir.path().join("real/b/file").is_file());
+        let magic = Path::new("/proc/self/root").join(dir.path().strip_prefix("/").unwrap());
+        for path in [Path::new("/proc/self/cwd"), &magic.join("d")] {
+            assert_eq!(make_dirs(path, 0o755).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        }
+        assert_eq!(make_file(&magic.join("e")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert!(!dir.path().join("d").exists() && !dir.path().join("e").exists());
+    }
 
     #[test]
     fn the_source_of_a_bind_is_no_symlink() {

@@ -93,6 +93,20 @@ pub fn close_on_exec_from(first: i32) -> io::Result<()> {
     Ok(Errno::result(done).map(drop)?)
 }
 
+/// Close what came along from the parent, but for the standard streams and `keep`. For a fresh process: what it copied
+/// from its parent owns these descriptors too, and is not to be used again before exec or exit.
+pub fn close_inherited(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).chain([libc::STDERR_FILENO, i32::MAX]).collect();
+    kept.sort_unstable();
+    for gap in kept.windows(2).filter(|gap| gap[1] - gap[0] > 1) {
+        // SAFETY: plain integers; that nobody uses the descriptors any more is the caller's promise above, and neither
+        // exec nor exit drops an owner.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, gap[0] + 1, gap[1] - 1, 0) };
+        Errno::result(done)?;
+    }
+    Ok(())
+}
+
 /// Ignore these signals from now on (children inherit that: see [`default_signals`]).
 pub fn ignore_signals(signals: &[Signal]) -> io::Result<()> {
     for s in signals {

@@ -1,7 +1,7 @@
 //! The door that writes down what would have been asked.
 use std::ffi::CString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use nix::sys::resource::Resource;
@@ -28,6 +28,9 @@ impl Sys for Recorder {
     }
     fn mount(&mut self, source: &Path, target: &Path, fstype: &str, flags: MsFlags, data: &str) -> io::Result<()> {
         self.note(format!("mount {fstype} {} on {} {flags:?} {data:?}", source.display(), target.display()))
+    }
+    fn overlay(&mut self, lower: &[PathBuf], data: &str, root: &Path) -> io::Result<()> {
+        self.note(format!("mount overlay of {lower:?} on {} {data:?}", root.display()))
     }
     fn bind_tree(&mut self, slot: usize, source: &Path, recursive: bool) -> io::Result<()> {
         let recursive = if recursive { " recursive" } else { "" };
@@ -92,8 +95,8 @@ impl Sys for Recorder {
     fn own_stdio(&mut self, uid: u32) -> io::Result<()> {
         self.note(format!("fchown 0,1,2 to {uid}"))
     }
-    fn change_dir(&mut self, path: &Path) -> io::Result<()> {
-        self.note(format!("chdir {}", path.display()))
+    fn change_dir(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        self.note(format!("chdir {} {mode:o}", path.display()))
     }
     fn set_umask(&mut self, mask: u32) -> io::Result<()> {
         self.note(format!("umask {mask:o}"))

@@ -239,6 +239,20 @@ fn volumes(cluster: &Cluster) {
         let said = space.sh("box", "cat /conf/key; cat /scratch/file");
         (said.ok && said.out == "newkept\n").then_some(())
     });
+    // A volume instead of the usual /dev, with what belongs in there all the same.
+    for (name, volume, there) in [
+        ("dev-host", json!({"name": "dev", "hostPath": {"path": "/dev"}}), "fd full null shm stdin zero"),
+        ("dev-empty", json!({"name": "dev", "emptyDir": {}}), "shm termination-log"),
+    ] {
+        let container = json!({"volumeMounts": [{"name": "dev", "mountPath": "/dev"}]});
+        space.apply(&pod(name, container, json!({"volumes": [volume]})).to_string());
+        space.ready(name);
+        let all = space.sh(name, "ls /dev").good();
+        let found: Vec<&str> = all.lines().collect();
+        assert!(there.split(' ').all(|device| found.contains(&device)), "{name}: {all}");
+        assert!(found.len() == 2 || name == "dev-host", "{name}: {all}");
+        space.sh(name, "touch /dev/shm/x; grep -q ' /dev/shm tmpfs' /proc/mounts").good();
+    }
     let token = space.sh("box", "cat /var/run/secrets/kubernetes.io/serviceaccount/namespace; test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo; ls /var/run/secrets/kubernetes.io/serviceaccount").good();
     assert_eq!(token, "volumes\nca.crt\nnamespace\ntoken\n");
 }
@@ -299,6 +313,14 @@ fn security(cluster: &Cluster) {
     // Making a node for the host's disk is allowed, as everywhere; looking into it is not.
     let disk = space.sh("caps", "mknod /tmp/disk b 254 0 && head -c1 /tmp/disk").bad();
     assert!(disk.contains("Operation not permitted"), "{disk}");
+    // A network shared with the node is no way to the file systems below the host's /sys.
+    space.apply(&pod("net", json!({}), json!({"hostNetwork": true})).to_string());
+    space.ready("net");
+    let sys =
+        space.sh("net", "grep ' /sys/[km]' /proc/mounts; ls /sys/class/net | wc -l; grep -c : /proc/net/dev").good();
+    let counts: Vec<&str> = sys.lines().collect();
+    assert!(counts.len() == 2 && counts[0] == counts[1], "{sys}");
+    assert!(space.sh("net", "ls /sys/fs/cgroup").good().lines().count() > 1);
     // An image whose user is root is refused where runAsNonRoot is asked for.
     space.apply(&pod("rooted", json!({"securityContext": {"runAsNonRoot": true}}), json!({})).to_string());
     space.wait_value("pod/rooted", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");

@@ -19,6 +19,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::prctl;
 use nix::unistd::dup2;
 
 use crate::runtime::perform::{self, Context};
@@ -76,7 +77,7 @@ impl Launch<'_> {
             // Nobody is there to be told if this fails: the shim is gone, and we are about to be.
             sys::send_packet(pair.as_fd(), &bytes, fds).is_ok()
         };
-        let failure = match self.prepare() {
+        let failure = match self.prepare(pair.as_fd()) {
             Err(error) => setup_failure(error),
             Ok((steps, seccomp, mut door)) => {
                 let mut context = Context {
@@ -99,18 +100,23 @@ impl Launch<'_> {
         std::process::exit(code)
     }
 
-    fn prepare(&self) -> io::Result<(Vec<Step>, Vec<u8>, Linux)> {
+    fn prepare(&self, pair: BorrowedFd<'_>) -> io::Result<(Vec<Step>, Vec<u8>, Linux)> {
+        // Until exec, which resets it, nobody in the container may look into us.
+        prctl::set_dumpable(false)?;
         sys::default_signals()?;
         for (stream, fd) in self.stdio.iter().enumerate() {
             dup2(fd.as_raw_fd(), stream as i32)?;
         }
+        let steps = serde_json::from_slice(&read_all(self.plan)?).map_err(io::Error::other)?;
+        let seccomp = self.seccomp.map(read_all).transpose()?;
+        // Closed on exec would be too late: a path of the container's (a working directory, say) may lead through
+        // /proc/self/fd, and a cgroup's directory to all of the host.
+        let keep: Vec<BorrowedFd<'_>> = self.target.into_iter().chain([pair]).collect();
+        sys::close_inherited(&keep)?;
         let door = match self.target {
             Some(target) => Linux::with_target(target.try_clone_to_owned()?),
             None => Linux::default(),
         };
-        sys::close_on_exec_from(3)?;
-        let steps = serde_json::from_slice(&read_all(self.plan)?).map_err(io::Error::other)?;
-        let seccomp = self.seccomp.map(read_all).transpose()?;
         Ok((steps, seccomp.unwrap_or_default(), door))
     }
 }
