@@ -189,9 +189,10 @@ fn mounts(binds: &[Bind], privileged: bool) -> Vec<Value> {
         json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
             "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
     ];
-    // A volume at /dev comes before what is mounted in it. A read-only one cannot: mount points are to be made there.
+    // A mount hides what lies below it, so the outer ones come first, whoever wants them. Not a read-only /dev: in there
+    // the mount points of the node's own would have to be made.
     let mut binds: Vec<&Bind> = binds.iter().collect();
-    binds.sort_by_key(|bind| bind.read_only || Path::new(&bind.to) != Path::new("/dev"));
+    binds.sort_by_key(|bind| (bind.read_only && bind.to == "/dev", Path::new(&bind.to).components().count()));
     mounts.extend(binds.into_iter().map(|bind| {
         let propagation = match bind.propagation {
             "HostToContainer" => "rslave",

@@ -330,8 +330,5 @@ fn binds(
     ];
     // What the manifest mounts at one of these places wins.
     let ours = ours.into_iter().filter(|bind| own.iter().all(|o| o.to != bind.to));
-    // A mount hides what lies below it, so the outer ones come first, whoever wants them.
-    let mut all: Vec<Bind> = ours.chain(own.iter().cloned()).collect();
-    all.sort_by_key(|bind| Path::new(&bind.to).components().count());
-    Ok(all)
+    Ok(ours.chain(own.iter().cloned()).collect())
 }
