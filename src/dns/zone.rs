@@ -70,7 +70,8 @@ impl Zone {
         self.services.contains_key(namespace)
     }
 
-    /// The names (below the domain) that an address has: the service of a virtual address, else the endpoints. Reverse look-ups are rare, so they search.
+    /// The names (below the domain) that an address has: the service of a virtual address, else the endpoints. Reverse
+    /// look-ups are rare, so they search.
     pub fn names_of(&self, address: Ipv4Addr) -> Vec<String> {
         let mut names = Vec::new();
         for (namespace, services) in &self.services {

@@ -82,8 +82,12 @@ impl Node {
         tokio::spawn(async move {
             let done = tokio::time::timeout(POST_START, run_hook(&node.asker(), &target, &hook)).await;
             let failed = done.unwrap_or_else(|_| Err("timed out".into())).err();
-            let here = node.pods.attempt(&uid, &name, attempt, |seen| seen.post_start = Hook::Done).is_some();
-            if let Some(why) = failed.filter(|_| here) {
+            // One that is stopped already is not stopped again: that may be why the hook failed.
+            let stays = node.pods.attempt(&uid, &name, attempt, |seen| {
+                seen.post_start = Hook::Done;
+                seen.stopping.is_none() && seen.is_running()
+            });
+            if let Some(why) = failed.filter(|_| stays == Some(true)) {
                 let message = format!("PostStartHook failed: {why}");
                 node.note_container(&pod, &name, Severity::Warning, "FailedPostStartHook", message);
                 let grace = Duration::from_secs(spec::grace(&pod) as u64);
